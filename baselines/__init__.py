@@ -1,0 +1,1 @@
+"""Reference policies: heuristics, bandits, neighbours, deep RL and oracles, under one contract."""

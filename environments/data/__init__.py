@@ -1,0 +1,1 @@
+"""Measured tables that ship with the package; SOURCES.md names where each comes from."""

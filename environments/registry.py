@@ -1,0 +1,137 @@
+"""The environments by name, with their Gymnasium ids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+import gymnasium as gym
+from pydantic import BaseModel, ValidationError
+
+from icl_optimizer.environments.base import BatchedEnv
+from icl_optimizer.errors import ConfigurationError, unknown_name
+
+ENTRY_POINT_GROUP = "icl_optimizer.environments"
+
+
+@dataclass(frozen=True)
+class EnvironmentSpec:
+    """Where an environment is, and what to run on it by default.
+
+    Attributes:
+        name: Name on the command line.
+        gym_id: Gymnasium id.
+        module: Module that holds the classes below.
+        vector_class: The batched environment, built as ``vector_class(num_envs, **fields)``.
+        single_class: The single environment.
+        config_class: Its pydantic configuration.
+        policies: Policies that a comparison runs by default.
+        interactions: Decisions each of them learns from by default.
+        seeds: Repetitions by default.
+        summary: One line for listings.
+    """
+
+    name: str
+    gym_id: str
+    module: str
+    vector_class: str
+    single_class: str
+    config_class: str
+    policies: tuple[str, ...]
+    interactions: int
+    seeds: int
+    summary: str
+
+    def config(self, settings: Mapping[str, Any]) -> BaseModel:
+        """Return the configuration with ``settings``, or raise an error that names the field."""
+        cls: type[BaseModel] = getattr(import_module(self.module), self.config_class)
+        for key in settings:
+            if key.split(".")[0] not in cls.model_fields:
+                raise unknown_name(f"setting of '{self.name}'", key, cls.model_fields)
+        try:
+            return cls(**_nested(settings))
+        except ValidationError as error:
+            raise ConfigurationError(_plain(error, self.name)) from error
+
+
+OFFLOADING = EnvironmentSpec(
+    name="offloading",
+    gym_id="icl_optimizer/Offloading-v0",
+    module="icl_optimizer.environments.offloading",
+    vector_class="OffloadingVectorEnv",
+    single_class="OffloadingEnv",
+    config_class="OffloadingConfig",
+    policies=("icl", "icl-latest", "icl-greedy", "dqn", "ppo", "random", "oracle"),
+    interactions=100,
+    seeds=3,
+    summary="offload generation tasks to the edge or the cloud (Zhou et al. 2024)",
+)
+
+_SPECS = {spec.name: spec for spec in (OFFLOADING,)}
+
+
+def environment_names() -> list[str]:
+    """Return the names of all environments, those of other packages included."""
+    return sorted(_SPECS | {e.name: None for e in entry_points(group=ENTRY_POINT_GROUP)})
+
+
+def get_spec(name: str) -> EnvironmentSpec:
+    """Return the environment ``name``; other packages add theirs by entry point."""
+    if name in _SPECS:
+        return _SPECS[name]
+    for entry in entry_points(group=ENTRY_POINT_GROUP):
+        if entry.name == name:
+            spec = entry.load()
+            if not isinstance(spec, EnvironmentSpec):
+                raise ConfigurationError(f"entry point '{name}' is not an EnvironmentSpec.")
+            return spec
+    raise unknown_name("environment", name, environment_names())
+
+
+def make(
+    name: str, num_envs: int = 1, *, autoreset: bool = True, **settings: Any
+) -> BatchedEnv:
+    """Return the batched environment ``name`` with ``settings`` (fields of its configuration)."""
+    spec = get_spec(name)
+    config = spec.config(settings)
+    cls = getattr(import_module(spec.module), spec.vector_class)
+    env: BatchedEnv = cls(num_envs, config, autoreset=autoreset)
+    return env
+
+
+def register_all() -> None:
+    """Register every shipped environment with Gymnasium, once."""
+    for spec in _SPECS.values():
+        if spec.gym_id not in gym.registry:
+            gym.register(
+                spec.gym_id,
+                entry_point=f"{spec.module}:{spec.single_class}",
+                vector_entry_point=f"{spec.module}:{spec.vector_class}",
+            )
+
+
+def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn ``{"radio.scenario": x}`` into ``{"radio": {"scenario": x}}``."""
+    result: dict[str, Any] = {}
+    for key, value in settings.items():
+        *path, last = key.split(".")
+        place = result
+        for part in path:
+            place = place.setdefault(part, {})
+        place[last] = value
+    return result
+
+
+def _plain(error: ValidationError, name: str) -> str:
+    """Return pydantic's findings as one line each: field, value, what is allowed."""
+    lines = [
+        f"{name}: {'.'.join(map(str, e['loc'])) or 'settings'} is {e['input']!r}: {e['msg']}."
+        for e in error.errors()
+    ]
+    return "\n".join(lines)
+
+
+register_all()

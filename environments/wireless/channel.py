@@ -1,0 +1,93 @@
+"""What a channel is to the network, and a channel with given gains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from .arrays import Floats, Ints, Singles
+
+
+@dataclass(frozen=True)
+class ChannelDraws:
+    """All that is random in one episode of one cell, before any physics.
+
+    A stack of ``E`` episodes has a leading axis ``E`` on every array. ``A`` are the placement
+    attempts, ``K`` users, ``J`` sites; a channel may leave arrays empty.
+
+    Attributes:
+        position: Uniform numbers that place a user in the cell, ``(A, K, 3)``.
+        sight: Uniform numbers that decide on line of sight, ``(A, K, J)``.
+        shadowing: Standard normal numbers, ``(A, K, J)``.
+        fading: Offset into the fading trace of each scheduling interval, ``(n_steps,)``.
+    """
+
+    position: Singles
+    sight: Singles
+    shadowing: Singles
+    fading: Ints
+
+    @staticmethod
+    def stack(draws: Sequence[ChannelDraws]) -> ChannelDraws:
+        """Return ``draws`` of equal shapes as one stack, in order."""
+        parts = (np.stack([getattr(d, f.name) for d in draws]) for f in fields(ChannelDraws))
+        return ChannelDraws(*parts)
+
+
+class Channel(Protocol):
+    """Large-scale gains that hold for an episode, and fast fading per interval."""
+
+    def draw_episode(
+        self, rng: np.random.Generator, n_users: int, n_steps: int
+    ) -> ChannelDraws:
+        """Draw everything random in an episode of ``n_steps`` scheduling intervals."""
+        ...
+
+    def large_scale_gain(self, draws: ChannelDraws) -> Floats:
+        """Return linear power gains ``(E, K, J)``, the serving site first, of a stack."""
+        ...
+
+    def fading(self, offset: Ints, n_users: int, site: int = 0) -> Singles:
+        """Return a new, writable array of power gains ``(E, K, Q)`` towards ``site``."""
+        ...
+
+    def best_fading(self, n_users: int) -> float:
+        """Return the mean fading gain of the best of ``n_users`` on a resource block."""
+        ...
+
+
+class FixedChannel:
+    """Given gains and no fading: for tests, hand calculations and measured gains.
+
+    Args:
+        gain: Linear power gains, shape ``(K, J)``, the serving site first.
+        n_blocks: Resource blocks ``Q``.
+    """
+
+    def __init__(self, gain: ArrayLike, n_blocks: int) -> None:
+        """Keep the gains."""
+        self._gain = np.array(gain, dtype=np.float64)
+        self._n_blocks = n_blocks
+
+    def draw_episode(
+        self, rng: np.random.Generator, n_users: int, n_steps: int
+    ) -> ChannelDraws:
+        """Return empty draws; ``rng`` is left as it is."""
+        nothing = np.empty((0, n_users, 0), dtype=np.float32)
+        return ChannelDraws(nothing, nothing, nothing, np.zeros(n_steps, dtype=np.int64))
+
+    def large_scale_gain(self, draws: ChannelDraws) -> Floats:
+        """Return the given gains once per episode, shape ``(E, K, J)``."""
+        return np.broadcast_to(self._gain, (len(draws.fading), *self._gain.shape)).copy()
+
+    def fading(self, offset: Ints, n_users: int, site: int = 0) -> Singles:
+        """Return ones, shape ``(E, K, Q)``."""
+        return np.ones((n_users, len(offset), self._n_blocks), np.float32).transpose(1, 0, 2)
+
+    def best_fading(self, n_users: int) -> float:
+        """Return 1: nothing fades."""
+        return 1.0

@@ -1,0 +1,45 @@
+"""Rayleigh fast fading read from a trace, as network simulators such as ns-3 do.
+
+A trace of independent unit-mean exponential power gains is made once; an interval reads a window
+at a random offset. That costs a copy instead of a logarithm per resource block, and a draw is one
+integer.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from .arrays import Ints, Singles
+
+TAPE_SEED = 38901
+
+
+@cache
+def fading_tape(length: int) -> Singles:
+    """Return the trace of ``length`` power gains, mean 1, the same in every process."""
+    tape = np.random.default_rng(TAPE_SEED).standard_exponential(length)
+    tape = (tape / tape.mean()).astype(np.float32)
+    tape.flags.writeable = False
+    return tape
+
+
+def read_tape(tape: Singles, offset: Ints, n_users: int, n_blocks: int) -> Singles:
+    """Return the gains that start at ``offset``: user after user, each block after block.
+
+    Args:
+        tape: The trace, shape ``(length,)``.
+        offset: Where each sub-environment starts, shape ``(E,)``, at most
+            ``length - n_users * n_blocks``.
+        n_users: Users ``K``.
+        n_blocks: Resource blocks ``Q``.
+
+    Returns:
+        A new array, shape ``(E, K, Q)``, users outermost in memory: a maximum over users then
+        runs along long contiguous rows.
+    """
+    windows = sliding_window_view(tape, n_blocks)
+    starts = offset + np.arange(n_users)[:, None] * n_blocks
+    return windows[starts].transpose(1, 0, 2)

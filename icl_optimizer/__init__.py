@@ -1,0 +1,1 @@
+"""A language model makes network decisions by in-context learning."""

@@ -1,0 +1,297 @@
+"""The in-context learning agent: experience and exploration around a language model."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from icl_optimizer.deciders import Answer, Calibration, Decider, GenerateDecider, ScoreDecider
+from icl_optimizer.decision import Decision, Outcome, Situations
+from icl_optimizer.environments.base import BatchedEnv
+from icl_optimizer.errors import CalibrationWarning, ConfigurationError
+from icl_optimizer.experience import Example, ExperiencePool, Replay
+from icl_optimizer.exploration import Exploration
+from icl_optimizer.llm.base import LanguageModel
+from icl_optimizer.policy import Policy, rows_of
+from icl_optimizer.problem import Context, Problem
+from icl_optimizer.prompting import PromptBuilder
+from icl_optimizer.selection import (
+    Keywords,
+    alternate,
+    nearest_last,
+    relevant_keywords,
+    restrict,
+    summarise,
+)
+
+FORMAT_VERSION = 1
+
+
+class ICLConfig(BaseModel):
+    """Options of the in-context learning agent."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    replay: Replay = Field("means", description="Which examples the pool offers.")
+    capacity: int | None = Field(None, ge=1, description="Most examples kept; None: the default.")
+    exploration: Exploration = Field(Exploration(), description="When to try decisions.")
+    max_examples: int = Field(32, ge=1, le=512, description="Most examples in a prompt.")
+    select_keywords: bool = Field(
+        True, description="Leave out keywords that do not explain the pool's decisions."
+    )
+    layout: str = Field("completion", description="Template in layouts/ that builds the prompt.")
+    decider: Literal["score", "generate"] = Field("score", description="How the model answers.")
+    calibration: Calibration = Field("pool", description="How label scores are calibrated.")
+    orders: int = Field(1, ge=1, le=8, description="Example orders whose scores are averaged.")
+    cache: bool = Field(True, description="Reuse the answer to an identical prompt.")
+
+
+class ICLAgent(Policy):
+    """Decides by asking a language model with examples from its own experience.
+
+    Zhou et al. 2024, Section III: task description, examples and query go into the prompt, the
+    candidate label with the highest probability is the decision (eq. 6), its outcome is evaluated
+    and enters the pool, epsilon-greedy exploration around it finds better examples.
+
+    Args:
+        problem: Labels, keywords, templates.
+        model: The language model.
+        config: Options.
+        env: Environment to learn in, if any.
+        seed: Seeds exploration and the order of examples.
+        prompts: Folder with templates that replace shipped ones.
+    """
+
+    name = "icl"
+
+    def __init__(
+        self,
+        problem: Problem,
+        model: LanguageModel,
+        config: ICLConfig | None = None,
+        *,
+        env: BatchedEnv | None = None,
+        seed: int = 0,
+        prompts: str | Path | None = None,
+    ) -> None:
+        """Start with an empty pool."""
+        super().__init__(problem, env=env, seed=seed)
+        self.config = config or ICLConfig()
+        self.model = model
+        self.builder = PromptBuilder(problem, self.config.layout, prompts)
+        self.pool = ExperiencePool(problem, self.config.replay, capacity=self.config.capacity)
+        self.decider = self._make_decider()
+        self.made_by: Counter[str] = Counter()
+        self.latencies: list[float] = []
+        self._cache: dict[tuple[Any, ...], Answer] = {}
+        self._shown: tuple[int, Keywords, list[Example]] | None = None
+        self._explored = 0
+
+    def _make_decider(self) -> Decider:
+        if self.config.decider == "generate":
+            return GenerateDecider(self.model, self.builder)
+        if not self.model.capabilities.logprobs:
+            raise ConfigurationError(
+                f"model '{self.model.name}' returns no log-probabilities for decider='score'; "
+                "allowed: decider='generate'."
+            )
+        return ScoreDecider(self.model, self.builder, calibration=self.config.calibration)
+
+    def decide(self, situations: Situations, *, explore: bool = False) -> list[Decision]:
+        """Decide for observations ``(n, columns)`` or contexts; see :class:`Policy`."""
+        contexts, rows = self.contexts(situations), rows_of(situations)
+        trials = [self._try(context) if explore else None for context in contexts]
+        asked = [c for c, trial in zip(contexts, trials, strict=True) if trial is None]
+        answers = iter(self._ask(asked))
+        epsilon = self._epsilon() if explore else 0.0
+        return [
+            self._explored_decision(c, trial, row)
+            if trial is not None
+            else self._asked_decision(c, next(answers), row, epsilon)
+            for c, trial, row in zip(contexts, trials, rows, strict=True)
+        ]
+
+    def update(self, outcomes: Sequence[Outcome]) -> None:
+        """Take outcomes into the pool."""
+        for outcome in outcomes:
+            self.pool.add(outcome)
+
+    def log_values(self) -> dict[str, float]:
+        """Return epsilon, pool size and model calls."""
+        return {
+            "icl/epsilon": self._epsilon(),
+            "icl/pool_size": float(len(self.pool)),
+            "icl/llm_calls": float(self.model.usage.calls),
+        }
+
+    def prompt(self, situation: Context | NDArray[Any]) -> str:
+        """Return the prompt that would be sent for this situation."""
+        context = (
+            situation if isinstance(situation, Context) else self.problem.describe(situation)
+        )
+        keywords, examples = self._table()
+        query = restrict(context, keywords)
+        return self.builder.render(self._orders(examples, query)[0], query)
+
+    def save(self, path: str | Path) -> None:
+        """Write the agent as JSON; the model itself is named, not stored."""
+        data = {
+            "format": "icl-optimizer agent",
+            "format_version": FORMAT_VERSION,
+            "problem": self.problem.name,
+            "labels": self.problem.labels,
+            "keywords": [c.name for c in self.problem.columns],
+            "model": self.model.name,
+            "config": self.config.model_dump(mode="json"),
+            "seed": self.seed,
+            "num_timesteps": self.num_timesteps,
+            "explored": self._explored,
+            "pool": self.pool.to_json(),
+        }
+        Path(path).write_text(json.dumps(data, indent=1))
+
+    def load(self, path: str | Path) -> Self:
+        """Take over configuration and pool from :meth:`save`; the model stays the present one."""
+        data = read_agent(path)
+        for field, mine in (
+            ("problem", self.problem.name),
+            ("labels", list(self.problem.labels)),
+            ("keywords", [c.name for c in self.problem.columns]),
+        ):
+            if data[field] != mine:
+                raise ConfigurationError(
+                    f"saved agent '{path}' has {field} {data[field]}; allowed: {mine}."
+                )
+        self.config = ICLConfig(**data["config"])
+        self.decider = self._make_decider()
+        self.seed, self.num_timesteps = data["seed"], data["num_timesteps"]
+        self._explored = data["explored"]
+        self.pool = ExperiencePool.from_json(self.problem, data["pool"])
+        self._shown = None
+        return self
+
+    def _epsilon(self) -> float:
+        return self.config.exploration.epsilon(self._explored)
+
+    def _try(self, context: Context) -> tuple[int, list[float]] | None:
+        trial = self.config.exploration.propose(self.pool, context, self._explored, self.rng)
+        self._explored += 1
+        return trial
+
+    def _ask(self, contexts: Sequence[Context]) -> list[tuple[Answer, float, int]]:
+        """Return answer, seconds and prompt tokens for each context."""
+        if not contexts:
+            return []
+        started, before = time.perf_counter(), self.model.usage.prompt_tokens
+        keywords, examples = self._table()
+        queries = [restrict(c, keywords) for c in contexts]
+        known: dict[Context, Answer] = {}
+        new = []
+        for query in dict.fromkeys(queries):
+            cached = self._cache.get(self._key(examples, query)) if self.config.cache else None
+            if cached is None:
+                new.append(query)
+            else:
+                known[query] = cached
+        fresh = dict(zip(new, self._answers(examples, new), strict=True))
+        for query, answer in fresh.items():
+            self._cache[self._key(examples, query)] = Answer(answer.probabilities, "cache")
+        seconds = (time.perf_counter() - started) / len(contexts)
+        tokens = (self.model.usage.prompt_tokens - before) // len(contexts)
+        results = []
+        for query in queries:
+            answer = known.get(query) or fresh[query]
+            results.append((answer, seconds, 0 if query in known else tokens))
+            if self.config.cache:
+                known[query] = Answer(answer.probabilities, "cache")
+        return results
+
+    def _answers(self, examples: list[Example], queries: Sequence[Context]) -> list[Answer]:
+        if len(examples) <= self.config.max_examples:
+            orders = self._orders(examples, queries[0]) if queries else []
+            return self.decider.answer(orders, queries) if queries else []
+        return [self.decider.answer(self._orders(examples, q), [q])[0] for q in queries]
+
+    def _key(self, examples: list[Example], query: Context) -> tuple[Any, ...]:
+        return (tuple((e.context, e.action) for e in examples), query)
+
+    def _table(self) -> tuple[Keywords, list[Example]]:
+        """Return the keywords that matter and the pool's examples under them."""
+        if self._shown is None or self._shown[0] != self.pool.received:
+            examples = self.pool.examples()
+            everything = tuple(c.name for c in self.problem.columns)
+            keywords = everything
+            if self.config.select_keywords and examples and self.pool.replay != "latest":
+                keywords = relevant_keywords(examples, len(self.problem.labels))
+                examples = summarise(examples, keywords)
+            self._shown = (self.pool.received, keywords, list(examples))
+        return self._shown[1], self._shown[2]
+
+    def _orders(self, examples: list[Example], query: Context) -> list[list[Example]]:
+        if self.pool.replay == "latest":
+            return [examples[-self.config.max_examples :]]
+        if len(examples) > self.config.max_examples:
+            examples = nearest_last(examples, query, self.config.max_examples)
+        return [alternate(examples, self.seed * 97 + i) for i in range(self.config.orders)]
+
+    def _explored_decision(
+        self, context: Context, trial: tuple[int, list[float]], row: NDArray[Any] | None
+    ) -> Decision:
+        action, chances = trial
+        self.made_by["explore"] += 1
+        self.latencies.append(0.0)
+        return self.rule_decision(
+            context, action, chances, row, made_by="explore", propensity=chances[action]
+        )
+
+    def _asked_decision(
+        self,
+        context: Context,
+        asked: tuple[Answer, float, int],
+        row: NDArray[Any] | None,
+        epsilon: float,
+    ) -> Decision:
+        answer, seconds, tokens = asked
+        action = int(np.argmax(answer.probabilities))
+        self.made_by[answer.made_by] += 1
+        self.latencies.append(seconds)
+        count = len(answer.probabilities)
+        return Decision(
+            next(self._ids),
+            action,
+            self.problem.labels[action],
+            answer.probabilities,
+            answer.made_by,
+            context,
+            1 - epsilon + epsilon / count,
+            None if row is None else tuple(float(v) for v in row),
+            seconds,
+            tokens,
+        )
+
+
+def read_agent(path: str | Path) -> dict[str, Any]:
+    """Return a saved agent's data, or raise when it is not one of this format version."""
+    try:
+        data = json.loads(Path(path).read_text())
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"saved agent '{path}' cannot be read: {error}.") from error
+    if not isinstance(data, dict) or data.get("format") != "icl-optimizer agent":
+        raise ConfigurationError(f"'{path}' is not a saved agent of this library.")
+    if data["format_version"] != FORMAT_VERSION:
+        raise ConfigurationError(
+            f"saved agent '{path}' has format version {data['format_version']}; "
+            f"allowed: {FORMAT_VERSION}. Train it again with this version."
+        )
+    return data
+
+
+__all__ = ["CalibrationWarning", "ICLAgent", "ICLConfig", "read_agent"]

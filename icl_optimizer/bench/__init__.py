@@ -1,0 +1,1 @@
+"""Benchmarks: ratios against a peer, both sides measured in the same run."""

@@ -1,0 +1,1 @@
+"""Comparison of policies over scenarios and seeds with shared random numbers."""

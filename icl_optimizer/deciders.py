@@ -1,0 +1,191 @@
+"""Deciders turn examples and a query into a probability per label, by asking a language model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import defaultdict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from icl_optimizer.decision import MadeBy
+from icl_optimizer.errors import unknown_name
+from icl_optimizer.experience import Example
+from icl_optimizer.llm.base import LanguageModel
+from icl_optimizer.problem import Context
+from icl_optimizer.prompting import PromptBuilder
+from icl_optimizer.selection import nearest_last
+
+Calibration = Literal["none", "content-free", "pool", "batch"]
+CALIBRATIONS: tuple[Calibration, ...] = ("none", "content-free", "pool", "batch")
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A decider's answer to one query.
+
+    Attributes:
+        probabilities: Probability of each label.
+        made_by: ``llm``, or ``fallback`` when the model gave no usable answer.
+    """
+
+    probabilities: tuple[float, ...]
+    made_by: MadeBy = "llm"
+
+
+@dataclass
+class DeciderCounts:
+    """What happened so far; for the cost columns of a comparison."""
+
+    asked: int = 0
+    invalid: int = 0
+    fallback: int = 0
+
+
+@dataclass
+class Decider(ABC):
+    """Asks ``model`` with prompts of ``builder``."""
+
+    model: LanguageModel
+    builder: PromptBuilder
+    counts: DeciderCounts = field(default_factory=DeciderCounts)
+
+    def answer(
+        self, orders: Sequence[Sequence[Example]], queries: Sequence[Context]
+    ) -> list[Answer]:
+        """Answer ``queries``, one answer each.
+
+        Args:
+            orders: The examples, once per order in which they are to be shown.
+            queries: Situations in words.
+        """
+        self.counts.asked += len(queries)
+        return self._answer(orders, queries)
+
+    @abstractmethod
+    def _answer(
+        self, orders: Sequence[Sequence[Example]], queries: Sequence[Context]
+    ) -> list[Answer]:
+        """Answer the queries."""
+
+
+@dataclass
+class ScoreDecider(Decider):
+    """Eq. (6) of Zhou et al.: the candidate label with the highest probability; always valid.
+
+    A small model prefers some label whatever the question, so its log-probabilities are
+    calibrated by subtracting a bias per label:
+
+    - ``none``: no bias.
+    - ``content-free``: the scores of the same prompt for a query of "N/A" (Zhao et al. 2021).
+    - ``pool``: the scores of the pool's own examples as queries, averaged within each decision
+      and then over the decisions, so that the mix of the queries does not matter. For two labels
+      this is the threshold midway between the class means.
+    - ``batch``: the mean score over earlier queries (Zhou et al. 2023, batch calibration).
+
+    With several orders the calibrated scores are averaged.
+    """
+
+    calibration: Calibration = "pool"
+    _biases: dict[tuple[Example, ...], Floats] = field(default_factory=dict)
+    _recent: deque[Floats] = field(default_factory=lambda: deque(maxlen=256))
+
+    def __post_init__(self) -> None:
+        """Check the calibration's name and that the labels can be told apart."""
+        if self.calibration not in CALIBRATIONS:
+            raise unknown_name("calibration", self.calibration, CALIBRATIONS)
+        self.model.check_labels(self.labels)
+
+    @property
+    def labels(self) -> list[str]:
+        """The labels as they continue a prompt."""
+        return [f" {label}" for label in self.builder.problem.labels]
+
+    def scores(self, examples: Sequence[Example], queries: Sequence[Context]) -> Floats:
+        """Return log-probabilities over the labels, shape ``(n, labels)``, not calibrated."""
+        raw = self.model.score([self.builder.render(examples, q) for q in queries], self.labels)
+        return np.asarray(raw - np.logaddexp.reduce(raw, axis=1, keepdims=True))
+
+    def _answer(
+        self, orders: Sequence[Sequence[Example]], queries: Sequence[Context]
+    ) -> list[Answer]:
+        total = np.zeros((len(queries), len(self.labels)))
+        for examples in orders:
+            scores = self.scores(examples, queries)
+            total += (scores - self.bias(tuple(examples))) / len(orders)
+            self._recent.extend(scores)
+        probabilities = np.exp(total - np.logaddexp.reduce(total, axis=1, keepdims=True))
+        return [Answer(tuple(float(p) for p in row)) for row in probabilities]
+
+    def bias(self, examples: tuple[Example, ...]) -> Floats:
+        """Return what is subtracted from each label's score, shape ``(labels,)``."""
+        nothing = np.zeros(len(self.labels))
+        if self.calibration == "batch":
+            return np.mean(self._recent, axis=0) if self._recent else nothing
+        if self.calibration == "none":
+            return nothing
+        if examples not in self._biases:
+            if len(self._biases) > 64:
+                self._biases.clear()
+            self._biases[examples] = self._measure_bias(examples)
+        return self._biases[examples]
+
+    def _measure_bias(self, examples: tuple[Example, ...]) -> Floats:
+        classes = {e.action for e in examples}
+        if self.calibration == "pool" and len(classes) == len(self.labels):
+            scores = self.scores(examples, [e.context for e in examples])
+            by_class: dict[int, list[Floats]] = defaultdict(list)
+            for example, row in zip(examples, scores, strict=True):
+                by_class[example.action].append(row)
+            return np.mean([np.mean(rows, axis=0) for rows in by_class.values()], axis=0)
+        # a pool that does not hold every decision says nothing about the others
+        names = examples[0].context if examples else [c.name for c in self.builder.problem.columns]
+        return self.scores(examples, [Context({name: "N/A" for name in names})])[0]
+
+
+@dataclass
+class GenerateDecider(Decider):
+    """Lets the model write, and reads the label from the text.
+
+    An answer that names no label is counted as invalid and asked again, constrained to the labels
+    where the model can be. What stays invalid falls back to the decision of the best matching
+    example (the first label without any), and is counted too.
+    """
+
+    max_tokens: int = 8
+
+    def _answer(
+        self, orders: Sequence[Sequence[Example]], queries: Sequence[Context]
+    ) -> list[Answer]:
+        prompts = [self.builder.render(orders[0], q) for q in queries]
+        actions = [self.parse(t) for t in self.model.generate(prompts, max_tokens=self.max_tokens)]
+        missing = [i for i, action in enumerate(actions) if action is None]
+        self.counts.invalid += len(missing)
+        if missing and self.model.capabilities.constrained:
+            labels = [f" {label}" for label in self.builder.problem.labels]
+            again = self.model.generate([prompts[i] for i in missing], choices=labels)
+            for i, text in zip(missing, again, strict=True):
+                actions[i] = self.parse(text)
+        return [self._result(a, orders[0], q) for a, q in zip(actions, queries, strict=True)]
+
+    def parse(self, text: str) -> int | None:
+        """Return the label that ``text`` begins with, else the only one it names, else None."""
+        plain = text.strip().lower()
+        labels = [label.lower() for label in self.builder.problem.labels]
+        found = [i for i, label in enumerate(labels) if plain.startswith(label)]
+        found = found or [i for i, label in enumerate(labels) if label in plain.split()]
+        return found[0] if len(found) == 1 else None
+
+    def _result(self, action: int | None, examples: Sequence[Example], query: Context) -> Answer:
+        made_by: MadeBy = "llm"
+        if action is None:
+            self.counts.fallback += 1
+            made_by = "fallback"
+            near = nearest_last(examples, query, 1)
+            action = near[0].action if near else 0
+        count = len(self.builder.problem.labels)
+        return Answer(tuple(float(i == action) for i in range(count)), made_by)

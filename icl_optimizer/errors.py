@@ -1,0 +1,32 @@
+"""Errors that name the field, the value and what is allowed."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ConfigurationError(ValueError):
+    """Bad input, found before any work starts."""
+
+
+class MissingDependencyError(ImportError):
+    """An optional part is not installed; the message holds the command that installs it."""
+
+
+class CalibrationWarning(UserWarning):
+    """A prompt had to be shortened or could not be calibrated as asked."""
+
+
+def unknown_name(field: str, value: str, allowed: Iterable[str]) -> ConfigurationError:
+    """Return the error for a name that is not known, with the nearest valid one.
+
+    Args:
+        field: What was being named, for example ``policy``.
+        value: The name that was given.
+        allowed: Every valid name.
+    """
+    names = sorted(allowed)
+    near = difflib.get_close_matches(value, names, n=1, cutoff=0.5)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    return ConfigurationError(f"unknown {field} '{value}'.{hint} Allowed: {', '.join(names)}.")

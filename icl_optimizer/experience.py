@@ -1,0 +1,207 @@
+"""Experience: what was tried in which context, and which examples a prompt may show."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from icl_optimizer.decision import Outcome
+from icl_optimizer.errors import ConfigurationError, unknown_name
+from icl_optimizer.problem import Context, Problem
+
+Replay = Literal["means", "prioritized", "latest"]
+REPLAYS: tuple[Replay, ...] = ("means", "prioritized", "latest")
+
+
+@dataclass(frozen=True)
+class Example:
+    """One example of a prompt, eq. (9): keywords, decision, reward, evaluation.
+
+    Attributes:
+        context: The keywords and their words.
+        action: Index of the decision.
+        reward: Its reward, or the mean reward of that decision in this context.
+        good: Evaluation: good or bad decision.
+    """
+
+    context: Context
+    action: int
+    reward: float
+    good: bool = True
+
+
+@dataclass
+class Tally:
+    """How often a decision was tried in a context, and its mean reward."""
+
+    count: int = 0
+    mean: float = 0.0
+
+    def add(self, reward: float) -> None:
+        """Count one more reward."""
+        self.count += 1
+        self.mean += (reward - self.mean) / self.count
+
+
+class ExperiencePool:
+    """Outcomes as they arrive, and the examples that follow from them.
+
+    ``replay`` says which examples a prompt may show:
+
+    - ``prioritized``: the rules of Zhou et al. (Section III-B). A new context enters as good;
+      in a known one the higher reward stays; a violated constraint is bad and changes nothing.
+    - ``means``: one example per context, the decision with the higher *mean* reward, so that a
+      lucky reward does not stay for ever. A decision not yet tried in a context is credited with
+      its mean reward in the contexts that share most keywords.
+    - ``latest``: the last ``capacity`` outcomes as they are (baseline 1 of the paper).
+
+    Args:
+        problem: Labels and keywords.
+        replay: See above.
+        capacity: Most examples kept by ``latest``; contexts kept by the other two (the oldest
+            is forgotten).
+    """
+
+    def __init__(
+        self, problem: Problem, replay: Replay = "means", *, capacity: int | None = None
+    ) -> None:
+        """Start empty."""
+        if replay not in REPLAYS:
+            raise unknown_name("replay", replay, REPLAYS)
+        default = 16 if replay == "latest" else 512
+        self.problem = problem
+        self.replay = replay
+        self.capacity = default if capacity is None else capacity
+        if self.capacity < 1:
+            raise ConfigurationError(f"capacity is {capacity}; allowed: at least 1.")
+        self.tallies: dict[Context, dict[int, Tally]] = {}
+        self._best: dict[Context, Example] = {}
+        self._latest: deque[Example] = deque(maxlen=self.capacity)
+        self._examples: list[Example] | None = None
+        self.received = 0
+
+    def __len__(self) -> int:
+        """Return the number of examples a prompt may show."""
+        return len(self.examples())
+
+    def add(self, outcome: Outcome) -> Literal["good", "bad"]:
+        """Take one outcome in and return its evaluation; censored ones count for nothing."""
+        if outcome.censored:
+            return "bad"
+        self.received += 1
+        good = self._evaluate(outcome)
+        tally = self.tallies.setdefault(outcome.context, {}).setdefault(outcome.action, Tally())
+        tally.add(outcome.reward)
+        example = Example(outcome.context, outcome.action, outcome.reward, good)
+        self._latest.append(example)
+        if good:
+            self._best[outcome.context] = example
+        self._forget()
+        self._examples = None
+        return "good" if good else "bad"
+
+    def tried(self, context: Context, action: int) -> int:
+        """Return how often ``action`` was carried out in ``context``."""
+        tally = self.tallies.get(context, {}).get(action)
+        return 0 if tally is None else tally.count
+
+    def examples(self) -> list[Example]:
+        """Return the examples a prompt may show, oldest first; do not change the list."""
+        if self._examples is None:
+            if self.replay == "latest":
+                self._examples = list(self._latest)
+            elif self.replay == "prioritized":
+                self._examples = list(self._best.values())
+            else:
+                self._examples = [self._mean_example(c) for c in self.tallies]
+        return self._examples
+
+    def estimate(self, context: Context, action: int) -> float | None:
+        """Return the mean reward of ``action`` in ``context``, or in the contexts most like it.
+
+        None where the action was never tried anywhere.
+        """
+        own = self.tallies.get(context, {}).get(action)
+        if own is not None:
+            return own.mean
+        best, rewards = -1, list[float]()
+        for other, actions in self.tallies.items():
+            if action not in actions:
+                continue
+            matches = context.matches(other)
+            if matches > best:
+                best, rewards = matches, []
+            if matches == best:
+                rewards.append(actions[action].mean)
+        return float(np.mean(rewards)) if rewards else None
+
+    def best_action(self, context: Context) -> int | None:
+        """Return the decision with the highest estimate, or None before any experience."""
+        values = [self.estimate(context, a) for a in range(len(self.problem.labels))]
+        known = [-np.inf if v is None else v for v in values]
+        return None if max(known) == -np.inf else int(np.argmax(known))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as plain JSON values."""
+        return {
+            "replay": self.replay,
+            "capacity": self.capacity,
+            "received": self.received,
+            "tallies": [
+                {"words": c.words, "action": a, **asdict(t)}
+                for c, actions in self.tallies.items()
+                for a, t in actions.items()
+            ],
+            "best": [self._example_json(e) for e in self._best.values()],
+            "latest": [self._example_json(e) for e in self._latest],
+        }
+
+    @classmethod
+    def from_json(cls, problem: Problem, data: Mapping[str, Any]) -> ExperiencePool:
+        """Return the pool that :meth:`to_json` described."""
+        pool = cls(problem, data["replay"], capacity=data["capacity"])
+        pool.received = data["received"]
+        for row in data["tallies"]:
+            context = problem.context(row["words"])
+            tally = Tally(row["count"], row["mean"])
+            pool.tallies.setdefault(context, {})[row["action"]] = tally
+        for row in data["best"]:
+            example = pool._example(row)
+            pool._best[example.context] = example
+        pool._latest.extend(pool._example(row) for row in data["latest"])
+        return pool
+
+    def _evaluate(self, outcome: Outcome) -> bool:
+        """Return whether the outcome is a good decision by rules 1 and 2."""
+        if not outcome.feasible:
+            return False
+        known = self._best.get(outcome.context)
+        return known is None or outcome.reward > known.reward
+
+    def _mean_example(self, context: Context) -> Example:
+        action = self.best_action(context)
+        assert action is not None, "a context with tallies has a best action"
+        reward = self.estimate(context, action)
+        return Example(context, action, float(reward if reward is not None else np.nan))
+
+    def _forget(self) -> None:
+        for store in (self.tallies, self._best):
+            while len(store) > self.capacity and self.replay != "latest":
+                store.pop(next(iter(store)))
+
+    def _example_json(self, example: Example) -> dict[str, Any]:
+        return {
+            "words": example.context.words,
+            "action": example.action,
+            "reward": example.reward,
+            "good": example.good,
+        }
+
+    def _example(self, row: Mapping[str, Any]) -> Example:
+        return Example(
+            self.problem.context(row["words"]), row["action"], row["reward"], row["good"]
+        )

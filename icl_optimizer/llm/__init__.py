@@ -1,0 +1,1 @@
+"""Language models: embedded, behind an API, or scripted for tests."""

@@ -1,0 +1,254 @@
+"""The contract of every language model: score labels, generate text, embed texts."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from icl_optimizer.errors import ConfigurationError
+from icl_optimizer.llm.requests import require_permission
+from icl_optimizer.llm.usage import Usage
+
+Message = Mapping[str, str]
+"""One chat message: ``role`` (system, user or assistant) and ``content``."""
+
+
+class ModelError(RuntimeError):
+    """A language model answered with an error, or not in the form that was asked for."""
+
+
+class PromptTooLongError(ConfigurationError):
+    """A prompt and its answer do not fit into the model's context."""
+
+    def __init__(self, tokens: int, limit: int) -> None:
+        """Keep both numbers.
+
+        Args:
+            tokens: What the prompt and the room for its answer need, in tokens.
+            limit: The model's context size in tokens.
+        """
+        super().__init__(
+            f"the prompt and its answer need {tokens} tokens, the model's context holds {limit}. "
+            "Use fewer examples or a larger context_size."
+        )
+        self.tokens = tokens
+        self.limit = limit
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a model can do.
+
+    Attributes:
+        logprobs: ``score`` works.
+        embeddings: ``embed`` works.
+        constrained: ``generate`` accepts ``choices``.
+        context_size: Tokens of prompt and answer together; None when unknown.
+    """
+
+    logprobs: bool
+    embeddings: bool
+    constrained: bool = False
+    context_size: int | None = None
+
+
+class LanguageModel(ABC):
+    """A model that scores labels, completes prompts and embeds texts.
+
+    Subclasses implement the underscored methods and report tokens to ``usage``; the public ones
+    check the request, ask for permission and measure the time.
+
+    Attributes:
+        name: The spec that loads this model.
+        capabilities: What it can do.
+        usage: What it was asked to do so far.
+    """
+
+    remote: ClassVar[bool] = True
+    """Whether calls leave the process; ``allow_model_requests(False)`` refuses those."""
+
+    def __init__(self, name: str, capabilities: Capabilities) -> None:
+        """Set the name and the capabilities; nothing was used yet."""
+        self.name = name
+        self.capabilities = capabilities
+        self.usage = Usage()
+
+    def score(self, prompts: Sequence[str], labels: Sequence[str]) -> NDArray[np.float64]:
+        """Return the log-probability of each label as the continuation of each prompt.
+
+        A label stands for its first token, so labels must differ there. The values are the
+        model's own, over its whole vocabulary and before any sampling: they are at most 0 and do
+        not sum to one over the labels.
+
+        Args:
+            prompts: n prompts, without trailing spaces.
+            labels: L labels as they would continue a prompt, the leading space included.
+
+        Returns:
+            Natural log-probabilities, shape (n, L).
+
+        Raises:
+            ConfigurationError: Labels share a first token, or the model gives no log-probabilities.
+            PromptTooLongError: A prompt does not fit.
+        """
+        require_permission(self)
+        self._require("logprobs", "give log-probabilities; use the 'generate' decider")
+        _check_distinct(labels)
+        _check_prompts(prompts)
+        with self._timed():
+            scores = self._score(list(prompts), list(labels)) if prompts else []
+        return np.asarray(scores, dtype=np.float64).reshape(len(prompts), len(labels))
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        max_tokens: int = 8,
+        choices: Sequence[str] | None = None,
+        stop: Sequence[str] = (),
+    ) -> list[str]:
+        """Return the most likely continuation of each prompt.
+
+        Args:
+            prompts: n completion prompts, used as they are (no chat template in local models).
+            max_tokens: The most tokens to produce; not used with ``choices``.
+            choices: When given, the answer is exactly one of these, surrounding spaces removed.
+            stop: Texts that end the answer; they are not part of it.
+
+        Raises:
+            ConfigurationError: ``choices`` were given and the model cannot be constrained.
+            PromptTooLongError: A prompt and its answer do not fit.
+        """
+        require_permission(self)
+        if max_tokens < 1:
+            raise ConfigurationError(f"max_tokens must be at least 1, got {max_tokens}.")
+        _check_prompts(prompts)
+        if choices is not None:
+            self._require("constrained", "be held to a list of choices")
+            choices = [choice.strip() for choice in choices]
+            _check_distinct(choices)
+        with self._timed():
+            return self._generate(list(prompts), max_tokens, choices, list(stop))
+
+    def chat(self, messages: Sequence[Message], max_tokens: int = 64) -> str:
+        """Return the reply to a conversation, in the model's own chat format.
+
+        Args:
+            messages: Each with ``role`` (system, user, assistant) and ``content``.
+            max_tokens: The most tokens to produce.
+        """
+        require_permission(self)
+        if not messages:
+            raise ConfigurationError("messages must hold at least one message.")
+        with self._timed():
+            return self._chat(list(messages), max_tokens)
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """Return one vector of length 1 for each text, shape (n, d).
+
+        Raises:
+            ConfigurationError: The model gives no embeddings, or a text is empty.
+        """
+        require_permission(self)
+        self._require("embeddings", "embed texts")
+        if not texts or any(not text.strip() for text in texts):
+            raise ConfigurationError("texts must hold at least one text, and none may be empty.")
+        with self._timed():
+            vectors = self._embed(list(texts))
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    def check_labels(self, labels: Sequence[str], prompt: str = "") -> None:
+        """Raise ConfigurationError when labels cannot be told apart by their first token.
+
+        Args:
+            labels: As given to ``score``.
+            prompt: The end of the prompt they continue, since tokens depend on what precedes.
+        """
+        _check_distinct(labels)
+        tokens = self._first_tokens(prompt, list(labels))
+        first: dict[str, str] = {}
+        for label, token in zip(labels, tokens, strict=True):
+            if token in first:
+                raise shared_token(first[token], label, token)
+            first[token] = label
+
+    @abstractmethod
+    def count_tokens(self, text: str) -> int:
+        """Return how many tokens the model reads for ``text``."""
+
+    def close(self) -> None:  # noqa: B027  # most models hold nothing to free
+        """Free what the model holds; it cannot be used afterwards."""
+
+    def __enter__(self) -> Self:
+        """Return the model itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the model."""
+        self.close()
+
+    def __repr__(self) -> str:
+        """Name the model; parameters stay out, they may hold secrets."""
+        return f"{type(self).__name__}({self.name!r})"
+
+    @abstractmethod
+    def _score(self, prompts: list[str], labels: list[str]) -> NDArray[np.float64]: ...
+
+    @abstractmethod
+    def _generate(
+        self, prompts: list[str], max_tokens: int, choices: list[str] | None, stop: list[str]
+    ) -> list[str]: ...
+
+    @abstractmethod
+    def _chat(self, messages: list[Message], max_tokens: int) -> str: ...
+
+    @abstractmethod
+    def _embed(self, texts: list[str]) -> NDArray[np.float64]: ...
+
+    @abstractmethod
+    def _first_tokens(self, prompt: str, labels: list[str]) -> list[str]:
+        """Return the text of each label's first token after ``prompt``."""
+
+    def _require(self, capability: str, action: str) -> None:
+        if not getattr(self.capabilities, capability):
+            raise ConfigurationError(f"the model '{self.name}' cannot {action}.")
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.usage.add(seconds=time.perf_counter() - start)
+
+
+def shared_token(first: str, second: str, token: str) -> ConfigurationError:
+    """Return the error for two labels that start with the same token."""
+    return ConfigurationError(
+        f"the labels {first!r} and {second!r} both start with the token {token!r}, so their "
+        "scores would be the same. Use labels that differ at once, such as A and B."
+    )
+
+
+def _check_distinct(labels: Sequence[str]) -> None:
+    if isinstance(labels, str) or not labels or any(not label.strip() for label in labels):
+        raise ConfigurationError(f"labels must be a list of non-empty texts, got {labels!r}.")
+    if len(set(labels)) != len(labels):
+        raise ConfigurationError(f"labels must differ, got {list(labels)!r}.")
+
+
+def _check_prompts(prompts: Sequence[str]) -> None:
+    if isinstance(prompts, str) or any(not prompt for prompt in prompts):
+        raise ConfigurationError("prompts must be a list of non-empty texts.")

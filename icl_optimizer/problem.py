@@ -1,0 +1,223 @@
+"""What an environment says about itself in words: columns of the observation, labels, contexts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from icl_optimizer.errors import ConfigurationError
+
+
+class Context(Mapping[str, str]):
+    """One situation in words: an ordered, immutable and hashable mapping of keyword to words.
+
+    The keywords are the ``x`` of eq. (8) in Zhou et al.; two contexts are the same example
+    when all their words are equal.
+    """
+
+    __slots__ = ("_items",)
+
+    def __init__(self, items: Mapping[str, str]) -> None:
+        """Store ``items`` in their order; a word must be a non-empty single line."""
+        for keyword, word in items.items():
+            if not isinstance(word, str) or not word.strip() or "\n" in word:
+                raise ConfigurationError(
+                    f"context keyword '{keyword}' has the value {word!r}; "
+                    "allowed: a non-empty text on one line."
+                )
+        self._items = tuple(items.items())
+
+    def __getitem__(self, keyword: str) -> str:
+        """Return the words of ``keyword``."""
+        for name, word in self._items:
+            if name == keyword:
+                return word
+        raise KeyError(keyword)
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the keywords in order."""
+        return (name for name, _ in self._items)
+
+    def __len__(self) -> int:
+        """Return the number of keywords."""
+        return len(self._items)
+
+    def __hash__(self) -> int:
+        """Return a hash of keywords and words."""
+        return hash(self._items)
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether all keywords and words are equal, in order."""
+        return isinstance(other, Context) and self._items == other._items
+
+    def __repr__(self) -> str:
+        """Return ``Context(keyword=words, ...)``."""
+        return f"Context({', '.join(f'{name}={word!r}' for name, word in self._items)})"
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The words alone, in the order of the keywords."""
+        return tuple(word for _, word in self._items)
+
+    def matches(self, other: Context) -> int:
+        """Return how many keywords have the same words in ``other``."""
+        return sum(a == b for a, b in zip(self.words, other.words, strict=True))
+
+
+@dataclass(frozen=True)
+class Category:
+    """An observation column that holds the index of a word.
+
+    Attributes:
+        name: The keyword.
+        words: Every word that an index may stand for.
+        learned: How many of them, from the front, may occur while learning; the others are new
+            at evaluation, and a one-hot encoding sends them all to one *unknown* slot.
+    """
+
+    name: str
+    words: tuple[str, ...]
+    learned: int
+
+    @property
+    def low(self) -> float:
+        """Smallest index."""
+        return 0.0
+
+    @property
+    def high(self) -> float:
+        """Largest index."""
+        return float(len(self.words) - 1)
+
+    def word(self, value: float) -> str:
+        """Return the word at index ``value``."""
+        return self.words[int(value)]
+
+    @property
+    def encoded_size(self) -> int:
+        """Length of the one-hot code: the learned words and one slot for unknown ones."""
+        return self.learned + 1
+
+    def encode(self, values: NDArray[Any]) -> NDArray[np.float32]:
+        """Return the one-hot codes, shape ``(n, learned + 1)``."""
+        index = np.minimum(values.astype(np.int64), self.learned)
+        return np.eye(self.encoded_size, dtype=np.float32)[index]
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A numeric observation column, put into words by thresholds.
+
+    Attributes:
+        name: The keyword.
+        unit: Unit of the values, for axes and docs.
+        low: Smallest value; smaller ones are clipped when encoding.
+        high: Largest value; larger ones are clipped when encoding.
+        edges: Increasing thresholds; ``words[i]`` holds below ``edges[i]``.
+        words: One word more than there are thresholds.
+    """
+
+    name: str
+    unit: str
+    low: float
+    high: float
+    edges: tuple[float, ...]
+    words: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Check that the words fit the thresholds."""
+        if len(self.words) != len(self.edges) + 1:
+            raise ConfigurationError(
+                f"quantity '{self.name}' has {len(self.words)} words for "
+                f"{len(self.edges)} thresholds; allowed: {len(self.edges) + 1} words."
+            )
+
+    def word(self, value: float) -> str:
+        """Return the word for ``value`` (in ``unit``)."""
+        return self.words[int(np.searchsorted(self.edges, value, side="right"))]
+
+    @property
+    def encoded_size(self) -> int:
+        """Length of the code: one number."""
+        return 1
+
+    def encode(self, values: NDArray[Any]) -> NDArray[np.float32]:
+        """Return the values scaled to 0..1, shape ``(n, 1)``."""
+        scaled = (values - self.low) / (self.high - self.low)
+        return np.clip(scaled, 0.0, 1.0).astype(np.float32)[:, None]
+
+
+Column = Category | Quantity
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A decision problem as every policy sees it.
+
+    ``describe`` is a pure function of the observation, so a language model knows nothing that
+    a numeric policy is not given.
+
+    Attributes:
+        name: Folder of the prompt templates (goal, definition, rules).
+        labels: Name of each action, in the order of the action indices.
+        columns: Meaning of each observation entry, in order.
+        horizon: Decisions in an episode.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    columns: tuple[Column, ...]
+    horizon: int
+
+    def __post_init__(self) -> None:
+        """Check the labels."""
+        if len(set(self.labels)) != len(self.labels) or len(self.labels) < 2:
+            raise ConfigurationError(
+                f"labels are {self.labels}; allowed: at least two different names."
+            )
+
+    def describe(self, observation: NDArray[Any]) -> Context:
+        """Return one observation, shape ``(len(columns),)``, in words."""
+        row = self.check(np.atleast_2d(observation))[0]
+        return Context({c.name: c.word(v) for c, v in zip(self.columns, row, strict=True)})
+
+    def describe_all(self, observations: NDArray[Any]) -> list[Context]:
+        """Return a batch of observations, shape ``(n, len(columns))``, in words."""
+        return [self.describe(row) for row in np.atleast_2d(observations)]
+
+    def encode(self, observations: NDArray[Any]) -> NDArray[np.float32]:
+        """Return observations ``(n, len(columns))`` as features ``(n, encoded_size)`` in 0..1."""
+        rows = np.atleast_2d(observations)
+        return np.concatenate([c.encode(rows[:, i]) for i, c in enumerate(self.columns)], axis=1)
+
+    @property
+    def encoded_size(self) -> int:
+        """Number of features that :meth:`encode` returns."""
+        return sum(c.encoded_size for c in self.columns)
+
+    def check(self, observations: NDArray[Any]) -> NDArray[Any]:
+        """Return the observations, or raise when one is not finite or has the wrong length."""
+        if observations.shape[1] != len(self.columns):
+            raise ConfigurationError(
+                f"observation has {observations.shape[1]} entries; allowed: "
+                f"{len(self.columns)} ({', '.join(c.name for c in self.columns)})."
+            )
+        if not np.isfinite(observations).all():
+            row, column = np.argwhere(~np.isfinite(observations))[0]
+            raise ConfigurationError(
+                f"observation {row} has {observations[row, column]} for "
+                f"'{self.columns[column].name}'; allowed: finite numbers."
+            )
+        return observations
+
+    def action(self, label: str) -> int:
+        """Return the index of ``label``."""
+        return self.labels.index(label)
+
+    def context(self, words: Sequence[str]) -> Context:
+        """Return the context with these words, one per column."""
+        return Context(dict(zip((c.name for c in self.columns), words, strict=True)))
