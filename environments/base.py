@@ -140,6 +140,13 @@ class BatchedEnv(VectorEnv[NDArray[np.float32], Ints, NDArray[Any]]):
         """
         raise ConfigurationError(f"{type(self).__name__} has no exhaustive oracle.")
 
+    def summarise(
+        self, rewards: Floats, feasible: Bools, metrics: dict[str, Floats]
+    ) -> dict[str, float]:
+        """Return the metrics of finished decisions, each array ``(n,)``, as a table names them."""
+        means = {name: float(values.mean()) for name, values in metrics.items()}
+        return {"reward": float(rewards.mean()), "success_rate": float(feasible.mean()), **means}
+
     @abstractmethod
     def _begin(self, indices: Ints) -> None:
         """Draw and start an episode in the sub-environments ``indices``."""

@@ -16,6 +16,7 @@ from icl_optimizer.environments.offloading_config import (
     service_types,
 )
 from icl_optimizer.environments.offloading_tasks import TaskDraws, draw_tasks
+from icl_optimizer.environments.registry import SweepPoint
 from icl_optimizer.environments.wireless import RadioNetwork
 from icl_optimizer.problem import Category, Column, Problem, Quantity
 
@@ -146,6 +147,23 @@ class OffloadingVectorEnv(BatchedEnv):
         """Return the reward of either decision for the present task, ``(E, 2)``."""
         return self._results()[0]
 
+    def summarise(
+        self, rewards: Floats, feasible: NDArray[np.bool_], metrics: dict[str, Floats]
+    ) -> dict[str, float]:
+        """Return reward (also per kind of task), success rate of quality tasks, and delay."""
+        demanding = metrics["quality_task"] > 0
+        parts = {
+            "reward_regular": rewards[~demanding],
+            "reward_quality": rewards[demanding],
+            "success_rate": feasible[demanding],
+        }
+        return {
+            "reward": float(rewards.mean()),
+            "delay_s": float(metrics["delay_s"].mean()),
+            "offload_rate": float(metrics["executed"].mean()),
+            **{name: float(v.mean()) for name, v in parts.items() if v.size},
+        }
+
     def _advance(self, actions: Ints, decision_ids: Ints) -> StepResult:
         rewards, delays, feasible = (part[self._rows, actions] for part in self._results())
         metrics = {
@@ -208,3 +226,33 @@ def build_problem(config: OffloadingConfig) -> Problem:
             ),
         ]
     return Problem("offloading", config.labels, tuple(columns), config.horizon)
+
+
+PAIRS = (
+    ("llama3-8b", "llama3-70b"),
+    ("gemma-7b", "gemini-1.5-pro"),
+    ("llama2-7b", "llama2-70b"),
+)
+MIXES = (0.5, 0.85, 0.15)
+
+
+def sweep_points(config: OffloadingConfig) -> list[SweepPoint]:
+    """Return the points of figures 5(d)-(f), or the mixes of unseen words for the open list."""
+    if config.vocabulary == "open":
+        return [
+            SweepPoint(
+                f"words=unseen;quality_share={mix}", {"words": "unseen", "quality_share": mix}
+            )
+            for mix in MIXES
+        ]
+    axes: dict[str, tuple[float, ...]] = {
+        "users": (5, 10, 20, 40, 60),
+        "mean_tokens": (250, 500, 1000, 1500, 2000),
+        "quality_share": (0.0, 0.25, 0.5, 0.75, 1.0),
+    }
+    return [
+        SweepPoint(f"{key}={value};pair={edge}+{cloud}", {key: value, "edge_llm": edge, "cloud_llm": cloud})
+        for key, values in axes.items()
+        for value in values
+        for edge, cloud in PAIRS
+    ]

@@ -18,6 +18,19 @@ ENTRY_POINT_GROUP = "icl_optimizer.environments"
 
 
 @dataclass(frozen=True)
+class SweepPoint:
+    """A parameter point at which trained policies are evaluated without learning more.
+
+    Attributes:
+        name: Scenario in the results, as in ``users=10;pair=llama3-8b+llama3-70b``.
+        settings: Parameters that differ from those of learning.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class EnvironmentSpec:
     """Where an environment is, and what to run on it by default.
 
@@ -32,6 +45,7 @@ class EnvironmentSpec:
         interactions: Decisions each of them learns from by default.
         seeds: Repetitions by default.
         summary: One line for listings.
+        sweeps: Name of the module's function from a configuration to sweep points, if any.
     """
 
     name: str
@@ -44,6 +58,16 @@ class EnvironmentSpec:
     interactions: int
     seeds: int
     summary: str
+    sweeps: str | None = None
+
+    def sweep_points(self, settings: Mapping[str, Any]) -> list[SweepPoint]:
+        """Return where policies that learned with ``settings`` are evaluated further."""
+        if self.sweeps is None:
+            return []
+        points: list[SweepPoint] = getattr(import_module(self.module), self.sweeps)(
+            self.config(settings)
+        )
+        return points
 
     def config(self, settings: Mapping[str, Any]) -> BaseModel:
         """Return the configuration with ``settings``, or raise an error that names the field."""
@@ -68,6 +92,7 @@ OFFLOADING = EnvironmentSpec(
     interactions=100,
     seeds=3,
     summary="offload generation tasks to the edge or the cloud (Zhou et al. 2024)",
+    sweeps="sweep_points",
 )
 
 _SPECS = {spec.name: spec for spec in (OFFLOADING,)}

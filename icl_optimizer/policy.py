@@ -115,6 +115,10 @@ class Policy(ABC):
             )
         return self.env
 
+    def set_logger(self, logger: Any) -> None:
+        """Log learning to a Stable-Baselines3 logger."""
+        self.logger = logger
+
     def get_env(self) -> VecEnv | None:
         """Return the environment behind Stable-Baselines3's interface, for its callbacks."""
         from icl_optimizer.environments.adapters import as_sb3

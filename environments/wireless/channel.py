@@ -16,13 +16,13 @@ from .arrays import Floats, Ints, Singles
 class ChannelDraws:
     """All that is random in one episode of one cell, before any physics.
 
-    A stack of ``E`` episodes has a leading axis ``E`` on every array. ``A`` are the placement
-    attempts, ``K`` users, ``J`` sites; a channel may leave arrays empty.
+    A stack of ``E`` episodes has a leading axis ``E`` on every array. ``D`` are drops, of which
+    the channel keeps one per user, ``J`` sites; a channel may leave arrays empty.
 
     Attributes:
-        position: Uniform numbers that place a user in the cell, ``(A, K, 3)``.
-        sight: Uniform numbers that decide on line of sight, ``(A, K, J)``.
-        shadowing: Standard normal numbers, ``(A, K, J)``.
+        position: Uniform numbers that place a drop in the cell, ``(D, 3)``.
+        sight: Uniform numbers that decide on line of sight, ``(D, J)``.
+        shadowing: Standard normal numbers, ``(D, J)``.
         fading: Offset into the fading trace of each scheduling interval, ``(n_steps,)``.
     """
 
@@ -41,18 +41,16 @@ class ChannelDraws:
 class Channel(Protocol):
     """Large-scale gains that hold for an episode, and fast fading per interval."""
 
-    def draw_episode(
-        self, rng: np.random.Generator, n_users: int, n_steps: int
-    ) -> ChannelDraws:
+    def draw_episode(self, rng: np.random.Generator, n_users: int, n_steps: int) -> ChannelDraws:
         """Draw everything random in an episode of ``n_steps`` scheduling intervals."""
         ...
 
-    def large_scale_gain(self, draws: ChannelDraws) -> Floats:
+    def large_scale_gain(self, draws: ChannelDraws, n_users: int) -> Floats:
         """Return linear power gains ``(E, K, J)``, the serving site first, of a stack."""
         ...
 
     def fading(self, offset: Ints, n_users: int, site: int = 0) -> Singles:
-        """Return a new, writable array of power gains ``(E, K, Q)`` towards ``site``."""
+        """Return a new, writable array of power gains ``(K, E, Q)`` towards ``site``."""
         ...
 
     def best_fading(self, n_users: int) -> float:
@@ -73,20 +71,18 @@ class FixedChannel:
         self._gain = np.array(gain, dtype=np.float64)
         self._n_blocks = n_blocks
 
-    def draw_episode(
-        self, rng: np.random.Generator, n_users: int, n_steps: int
-    ) -> ChannelDraws:
+    def draw_episode(self, rng: np.random.Generator, n_users: int, n_steps: int) -> ChannelDraws:
         """Return empty draws; ``rng`` is left as it is."""
-        nothing = np.empty((0, n_users, 0), dtype=np.float32)
+        nothing = np.empty((0, 0), dtype=np.float32)
         return ChannelDraws(nothing, nothing, nothing, np.zeros(n_steps, dtype=np.int64))
 
-    def large_scale_gain(self, draws: ChannelDraws) -> Floats:
+    def large_scale_gain(self, draws: ChannelDraws, n_users: int) -> Floats:
         """Return the given gains once per episode, shape ``(E, K, J)``."""
         return np.broadcast_to(self._gain, (len(draws.fading), *self._gain.shape)).copy()
 
     def fading(self, offset: Ints, n_users: int, site: int = 0) -> Singles:
-        """Return ones, shape ``(E, K, Q)``."""
-        return np.ones((n_users, len(offset), self._n_blocks), np.float32).transpose(1, 0, 2)
+        """Return ones, shape ``(K, E, Q)``."""
+        return np.ones((n_users, len(offset), self._n_blocks), dtype=np.float32)
 
     def best_fading(self, n_users: int) -> float:
         """Return 1: nothing fades."""

@@ -77,13 +77,6 @@ class RadioConfig(BaseModel):
     user_height_m: float = Field(
         1.5, ge=1.5, lt=13, description="Height of the users' antennas, metres. Assumption."
     )
-    placement_attempts: int = Field(
-        16,
-        ge=1,
-        le=64,
-        description="Drops drawn per user; the first whose strongest site is the serving one "
-        "counts, as a user attaches to its strongest site. 1: no such choice. Assumption.",
-    )
     pf_time_constant: float = Field(
         100,
         ge=2,

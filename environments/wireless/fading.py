@@ -21,9 +21,9 @@ TAPE_SEED = 38901
 def fading_tape(length: int) -> Singles:
     """Return the trace of ``length`` power gains, mean 1, the same in every process."""
     tape = np.random.default_rng(TAPE_SEED).standard_exponential(length)
-    tape = (tape / tape.mean()).astype(np.float32)
-    tape.flags.writeable = False
-    return tape
+    gains: Singles = (tape / tape.mean()).astype(np.float32)
+    gains.flags.writeable = False
+    return gains
 
 
 def read_tape(tape: Singles, offset: Ints, n_users: int, n_blocks: int) -> Singles:
@@ -37,9 +37,8 @@ def read_tape(tape: Singles, offset: Ints, n_users: int, n_blocks: int) -> Singl
         n_blocks: Resource blocks ``Q``.
 
     Returns:
-        A new array, shape ``(E, K, Q)``, users outermost in memory: a maximum over users then
-        runs along long contiguous rows.
+        A new array, shape ``(K, E, Q)``.
     """
     windows = sliding_window_view(tape, n_blocks)
     starts = offset + np.arange(n_users)[:, None] * n_blocks
-    return windows[starts].transpose(1, 0, 2)
+    return np.asarray(windows[starts])

@@ -25,7 +25,7 @@ def site_positions(n_sites: int, spacing_m: float) -> Floats:
     # rounded, so that sites of one ring are ordered by angle on every machine
     squared = np.round((grid**2).sum(axis=1), 6)
     angle = np.round(np.arctan2(grid[:, 1], grid[:, 0]), 6)
-    return grid[np.lexsort((angle, squared))[:n_sites]] * spacing_m
+    return np.asarray(grid[np.lexsort((angle, squared))[:n_sites]] * spacing_m)
 
 
 def hexagon_points(uniforms: Singles, spacing_m: float) -> Floats:
@@ -45,4 +45,5 @@ def hexagon_points(uniforms: Singles, spacing_m: float) -> Floats:
     corners = np.stack([np.cos(angles), np.sin(angles)], axis=1) * spacing_m / np.sqrt(3)
     pick = np.minimum((uniforms[..., 0] * 3).astype(np.int64), 2)
     along = uniforms.astype(np.float64)
-    return along[..., 1:2] * corners[pick] + along[..., 2:3] * corners[(pick + 1) % 3]
+    first, second = corners[pick], corners[(pick + 1) % 3]
+    return np.asarray(along[..., 1:2] * first + along[..., 2:3] * second)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -22,7 +23,19 @@ from .scheduler import (
 from .urban import UrbanChannel
 
 # user-block pairs worked on at once, so that intermediate arrays stay in a core's cache
-CHUNK_PAIRS = 2**16
+CHUNK_PAIRS = 2**17
+
+
+@dataclass(frozen=True)
+class _Cells:
+    """Some cells in one interval: powers ``(K, n, J)`` and ``(K, n)``, fading offsets ``(n,)``."""
+
+    received_w: Floats
+    interference_w: Floats
+    offset: Ints
+
+    def __getitem__(self, part: slice) -> _Cells:
+        return _Cells(self.received_w[:, part], self.interference_w[:, part], self.offset[part])
 
 
 class RadioNetwork:
@@ -49,16 +62,23 @@ class RadioNetwork:
         self.n_envs = n_envs
         self.n_users = n_users
         self.channel: Channel = channel or UrbanChannel(cfg)
-        self._received_w = np.zeros((n_envs, n_users, 1))
-        self._capacity = np.full((n_envs, n_users), LEAST_AVERAGE)
+        # state has users first, as the scheduler wants it
+        self._received_w = np.zeros((n_users, n_envs, 1))
+        self._interference_w = np.zeros((n_users, n_envs))
+        self._average = np.full((n_users, n_envs), LEAST_AVERAGE)
         self._offsets: Ints = np.zeros((n_envs, 0), dtype=np.int64)
         self._everyone: Ints = np.arange(n_envs)
         self._chunk = max(1, CHUNK_PAIRS // (n_users * cfg.n_resource_blocks))
 
     @property
+    def capacity(self) -> Floats:
+        """Capacity of every user, bit/s, positive; a new array, shape ``(E, K)``."""
+        return self._average.T.copy()
+
+    @property
     def mean_sinr(self) -> Floats:
         """Signal over mean interference plus noise, without fading; linear, ``(E, K)``."""
-        return self._mean_sinr(self._everyone)
+        return self._mean_sinr().T
 
     def draw_episode(self, rng: np.random.Generator, n_steps: int) -> ChannelDraws:
         """Draw everything random in one cell's episode of ``n_steps`` scheduling intervals.
@@ -98,24 +118,31 @@ class RadioNetwork:
         Raises:
             IndexError: If an interval lies outside the episode.
         """
-        indices = self._everyone if env_indices is None else np.asarray(env_indices)
-        offsets = self._offsets[indices, np.asarray(interval)[indices]]
-        for start in range(0, len(indices), self._chunk):
-            part = slice(start, start + self._chunk)
-            self._schedule(indices[part], offsets[part])
-        return self._capacity.copy()
+        rows = slice(None) if env_indices is None else np.asarray(env_indices)
+        envs = self._everyone[rows]
+        cells = _Cells(
+            self._received_w[:, rows],
+            self._interference_w[:, rows],
+            self._offsets[envs, np.asarray(interval)[rows]],
+        )
+        average = self._average[:, rows]
+        throughput = self._schedule(cells, average)
+        self._average[:, rows] = moving_average(average, throughput, self.cfg.pf_time_constant)
+        return self.capacity
 
     def _start(self, envs: Ints, draws: ChannelDraws) -> None:
         """Place users and start averages in ``envs``."""
-        received = self.cfg.rb_power_w * self.channel.large_scale_gain(draws)
+        gain = self.channel.large_scale_gain(draws, self.n_users)
+        received = self.cfg.rb_power_w * gain.transpose(1, 0, 2)
         if received.shape[2] != self._received_w.shape[2]:
-            self._received_w = np.zeros((self.n_envs, *received.shape[1:]))
-        self._received_w[envs] = received
+            self._received_w = np.zeros((self.n_users, self.n_envs, received.shape[2]))
+        self._received_w[:, envs] = received
+        self._interference_w[:, envs] = received[:, :, 1:].sum(axis=2)
         self._keep_offsets(envs, draws.fading)
-        best = self._mean_sinr(envs) * self.channel.best_fading(self.n_users)
+        best = self._mean_sinr()[:, envs] * self.channel.best_fading(self.n_users)
         share = self.cfg.n_resource_blocks / self.n_users
         rate = share * shannon_rate(best, self.cfg.rb_bandwidth_hz)
-        self._capacity[envs] = np.maximum(rate, LEAST_AVERAGE)
+        self._average[:, envs] = np.maximum(rate, LEAST_AVERAGE)
 
     def _keep_offsets(self, envs: Ints, offsets: Ints) -> None:
         """Keep the fading offsets ``(n, n_steps)`` of ``envs``."""
@@ -126,34 +153,32 @@ class RadioNetwork:
             raise ConfigurationError(f"n_steps is {n_steps}; allowed: {present}, as at first.")
         self._offsets[envs] = offsets
 
-    def _schedule(self, envs: Ints, offsets: Ints) -> None:
-        """Advance ``envs`` by one interval whose fading starts at ``offsets``; both ``(n,)``."""
-        rates = log_rate(self._sinr(envs, offsets))
-        _, throughput = proportional_fair(rates, self._capacity[envs])
-        # converted here, on K throughputs, instead of on K x Q rates
-        throughput *= self.cfg.rb_bandwidth_hz / np.log(2.0)
-        self._capacity[envs] = moving_average(
-            self._capacity[envs], throughput, self.cfg.pf_time_constant
-        )
+    def _schedule(self, cells: _Cells, average: Floats) -> Floats:
+        """Return each user's throughput in one interval, bit/s, ``(K, n)``."""
+        throughput = np.empty_like(average)
+        for start in range(0, len(cells.offset), self._chunk):
+            part = slice(start, start + self._chunk)
+            rates = log_rate(self._sinr(cells[part]))
+            _, throughput[:, part] = proportional_fair(rates, average[:, part])
+        # from nat/s/Hz to bit/s here, on K throughputs, instead of on K x Q rates
+        return throughput * self.cfg.rb_bandwidth_hz / np.log(2.0)
 
-    def _sinr(self, envs: Ints, offsets: Ints) -> Singles:
-        """Return the SINR of ``envs`` on every block, ``(n, K, Q)``."""
-        received = self._received_w[envs]
-        fading = self.channel.fading(offsets, self.n_users)
-        interference = self._interference(received, offsets)
-        return sinr(fading, received[:, :, :1], interference, self.cfg.rb_noise_w)
+    def _sinr(self, cells: _Cells) -> Singles:
+        """Return the SINR on every block, ``(K, n, Q)``."""
+        fading = self.channel.fading(cells.offset, self.n_users)
+        interference = self._interference(cells)
+        return sinr(fading, cells.received_w[:, :, :1], interference, self.cfg.rb_noise_w)
 
-    def _interference(self, received: Floats, offsets: Ints) -> Floats | Singles:
-        """Return the power from other sites, ``(n, K, 1)``, or ``(n, K, Q)`` if it fades."""
+    def _interference(self, cells: _Cells) -> Floats | Singles:
+        """Return the power from other sites, ``(K, n, 1)``, or ``(K, n, Q)`` if it fades."""
         if not self.cfg.interference_fading:
-            return np.asarray(received[:, :, 1:].sum(axis=2, keepdims=True))
-        total = np.zeros(1, dtype=np.float32)
-        for site in range(1, received.shape[2]):
-            power = received[:, :, site, None].astype(np.float32)
-            total = total + power * self.channel.fading(offsets, self.n_users, site)
+            return cells.interference_w[:, :, None]
+        total = np.zeros((1, 1, 1), dtype=np.float32)
+        for site in range(1, cells.received_w.shape[2]):
+            power = cells.received_w[:, :, site, None].astype(np.float32)
+            total = total + power * self.channel.fading(cells.offset, self.n_users, site)
         return total
 
-    def _mean_sinr(self, envs: Ints) -> Floats:
-        received = self._received_w[envs]
-        interference = received[:, :, 1:].sum(axis=2)
-        return np.asarray(received[:, :, 0] / (interference + self.cfg.rb_noise_w))
+    def _mean_sinr(self) -> Floats:
+        noise = self._interference_w + self.cfg.rb_noise_w
+        return np.asarray(self._received_w[:, :, 0] / noise)

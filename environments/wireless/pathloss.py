@@ -87,7 +87,7 @@ def los_path_loss(
     horizontal = np.asarray(distance_m, dtype=np.float64)
     height = bs_height_m - user_height_m
     corner = breakpoint_distance(carrier_ghz, bs_height_m, user_height_m)
-    log_distance = np.log10(np.hypot(horizontal, height))
+    log_distance = 0.5 * np.log10(horizontal**2 + height**2)
     near = row.los_slope * log_distance
     far = 40.0 * log_distance - row.breakpoint_factor * np.log10(corner**2 + height**2)
     loss = row.los_intercept_db + 20.0 * np.log10(carrier_ghz)
@@ -106,15 +106,16 @@ def nlos_path_loss(
     Arguments and result are those of :func:`los_path_loss`.
     """
     row = URBAN[scenario]
-    distance = np.hypot(np.asarray(distance_m, dtype=np.float64), bs_height_m - user_height_m)
+    horizontal = np.asarray(distance_m, dtype=np.float64)
+    log_distance = 0.5 * np.log10(horizontal**2 + (bs_height_m - user_height_m) ** 2)
     obstructed = (
         row.nlos_intercept_db
-        + row.nlos_slope * np.log10(distance)
+        + row.nlos_slope * log_distance
         + row.nlos_carrier_factor * np.log10(carrier_ghz)
         - row.nlos_height_factor * (user_height_m - 1.5)
     )
     clear = los_path_loss(scenario, distance_m, carrier_ghz, bs_height_m, user_height_m)
-    return np.maximum(clear, obstructed)
+    return np.asarray(np.maximum(clear, obstructed))
 
 
 def los_probability(scenario: Scenario, distance_m: ArrayLike) -> Floats:
@@ -140,4 +141,4 @@ def shadowing_std(scenario: Scenario, line_of_sight: Bools) -> Floats:
         line_of_sight: Whether each link is in line of sight, any shape.
     """
     row = URBAN[scenario]
-    return np.where(line_of_sight, row.los_shadow_db, row.nlos_shadow_db)
+    return np.asarray(np.where(line_of_sight, row.los_shadow_db, row.nlos_shadow_db))

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from .arrays import Ints
 from .channel import Channel, ChannelDraws
 from .config import RadioConfig
 from .scheduler import LEAST_AVERAGE
@@ -35,7 +36,8 @@ class ScalarRadioNetwork:
 
     def reset(self, draws: ChannelDraws) -> None:
         """Start an episode from ``draws``."""
-        gain = self.channel.large_scale_gain(ChannelDraws.stack([draws]))[0].tolist()
+        stack = ChannelDraws.stack([draws])
+        gain = self.channel.large_scale_gain(stack, self.n_users)[0].tolist()
         self._received_w = [[self.cfg.rb_power_w * g for g in row] for row in gain]
         self._offsets = draws.fading.tolist()
         self.capacity = [self._first_average(row) for row in self._received_w]
@@ -64,24 +66,22 @@ class ScalarRadioNetwork:
                 best, best_metric = user, metric
         return best
 
-    def _rates(self, offset: np.ndarray[tuple[int], np.dtype[np.int64]]) -> list[list[float]]:
+    def _rates(self, offset: Ints) -> list[list[float]]:
         """Return the rate of each user on each block, bit/s; eq. (2) of Zhou et al. (2024)."""
         if self.cfg.interference_fading:
             return self._rates_with_fading_interference(offset)
         rates = []
         bandwidth = self.cfg.rb_bandwidth_hz
-        fading = self.channel.fading(offset, self.n_users)[0].tolist()
+        fading = self.channel.fading(offset, self.n_users)[:, 0].tolist()
         for received, gains in zip(self._received_w, fading, strict=True):
             mean = received[0] / (sum(received[1:]) + self.cfg.rb_noise_w)
             rates.append([bandwidth * math.log2(1.0 + mean * gain) for gain in gains])
         return rates
 
-    def _rates_with_fading_interference(
-        self, offset: np.ndarray[tuple[int], np.dtype[np.int64]]
-    ) -> list[list[float]]:
+    def _rates_with_fading_interference(self, offset: Ints) -> list[list[float]]:
         """Return the same rates when each interferer fades by itself."""
         sites = range(len(self._received_w[0]))
-        fading = [self.channel.fading(offset, self.n_users, j)[0].tolist() for j in sites]
+        fading = [self.channel.fading(offset, self.n_users, j)[:, 0].tolist() for j in sites]
         rates = []
         for user, received in enumerate(self._received_w):
             row = []

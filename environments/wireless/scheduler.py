@@ -1,7 +1,7 @@
 """Rate of a link and the proportional-fair scheduler, for a batch of cells.
 
-Shapes: ``E`` sub-environments, ``K`` users, ``Q`` resource blocks. Arrays may have any memory
-order; users outermost is fastest, since the maximum over users then runs along contiguous rows.
+Shapes: ``K`` users, ``E`` sub-environments, ``Q`` resource blocks. Users come first, because the
+maximum over users then runs along long contiguous rows, several times faster than along columns.
 """
 
 from __future__ import annotations
@@ -11,65 +11,66 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .arrays import Floats, Ints
+from .arrays import Floats, Singles
+
+Owners = NDArray[np.unsignedinteger[Any]]
 
 # bit/s; keeps the ratio of the scheduler finite for a user that is never served
 LEAST_AVERAGE = 1.0
 
 
 def sinr(
-    fading: NDArray[Any], signal_w: Floats, interference_w: NDArray[Any], noise_w: float
-) -> NDArray[Any]:
+    fading: Singles, signal_w: Floats, interference_w: Floats | Singles, noise_w: float
+) -> Singles:
     """Return the signal-to-interference-and-noise ratio inside eq. (2) of Zhou et al. (2024).
 
     Args:
-        fading: Fast-fading power gains, mean 1, shape ``(E, K, Q)``; overwritten by the result.
-        signal_w: Mean received power p g on a resource block, watts, ``(E, K, 1)``.
-        interference_w: Received from the other sites, watts, ``(E, K, 1)`` or ``(E, K, Q)``.
+        fading: Fast-fading power gains, mean 1, shape ``(K, E, Q)``; overwritten by the result.
+        signal_w: Mean received power p g on a resource block, watts, ``(K, E, 1)``.
+        interference_w: Received from the other sites, watts, ``(K, E, 1)`` or ``(K, E, Q)``.
         noise_w: Noise power b N_0, watts.
 
     Returns:
-        Linear ratios, shape ``(E, K, Q)``.
+        Linear ratios, shape ``(K, E, Q)``.
     """
-    ratio = (signal_w / (interference_w + noise_w)).astype(fading.dtype, copy=False)
-    return np.multiply(fading, ratio, out=fading)
+    mean = signal_w / (interference_w + noise_w)
+    return np.multiply(fading, mean.astype(np.float32), out=fading)
 
 
-def log_rate(ratio: NDArray[Any]) -> NDArray[Any]:
+def log_rate(ratio: Singles) -> Singles:
     """Return ln(1 + SINR), the rate in nat/s/Hz; ``ratio`` is overwritten by the result.
 
     The natural logarithm is the one that NumPy computes fastest in single precision.
     """
-    np.add(ratio, 1, out=ratio)
+    np.add(ratio, np.float32(1), out=ratio)
     return np.log(ratio, out=ratio)
 
 
 def shannon_rate(ratio: ArrayLike, bandwidth_hz: float) -> Floats:
     """Return b log2(1 + SINR) in bit/s, eq. (2) of Zhou et al. (2024), for any shape."""
-    return bandwidth_hz / np.log(2.0) * log_rate(np.array(ratio, dtype=np.float64))
+    return np.asarray(bandwidth_hz * np.log2(1.0 + np.asarray(ratio, dtype=np.float64)))
 
 
-def proportional_fair(
-    rates: NDArray[Any], average: Floats
-) -> tuple[NDArray[np.unsignedinteger[Any]], Floats]:
+def proportional_fair(rates: Singles, average: Floats) -> tuple[Owners, Floats]:
     """Give each resource block to the user with the largest rate relative to its average.
 
     Args:
-        rates: Rate of each user on each block, shape ``(E, K, Q)``, any unit.
-        average: Moving average of each user's throughput, positive, shape ``(E, K)``; its unit
+        rates: Rate of each user on each block, shape ``(K, E, Q)``, any unit; overwritten.
+        average: Moving average of each user's throughput, positive, shape ``(K, E)``; its unit
             need not be that of ``rates``.
 
     Returns:
         The owner of each block, shape ``(E, Q)``, the first user among equals; and each user's
-        throughput, the sum of its blocks' rates, shape ``(E, K)``, in the unit of ``rates``.
+        throughput, the sum of its blocks' rates, shape ``(K, E)``, in the unit of ``rates``.
     """
-    n_users = rates.shape[1]
-    metric = rates * (1.0 / average).astype(rates.dtype)[:, :, None]
-    best = metric.max(axis=1)
+    n_users = len(rates)
+    weight = (1.0 / average).astype(np.float32)
+    metric = np.multiply(rates, weight[:, :, None], out=rates)
+    best = metric.max(axis=0)
     # ranks fall with the user's index, so the largest rank among equals is the first user
     rank = np.arange(n_users, 0, -1, dtype=np.min_scalar_type(n_users))
-    owner = n_users - ((metric == best[:, None]) * rank[:, None]).max(axis=1)
-    return owner, _won(owner, best, n_users) * average
+    owner: Owners = n_users - ((metric == best) * rank[:, None, None]).max(axis=0)
+    return owner, _sum_by_owner(owner, best, n_users) * average
 
 
 def moving_average(average: Floats, throughput: Floats, time_constant: float) -> Floats:
@@ -84,8 +85,9 @@ def moving_average(average: Floats, throughput: Floats, time_constant: float) ->
     return np.maximum((1.0 - weight) * average + weight * throughput, LEAST_AVERAGE)
 
 
-def _won(owner: NDArray[Any], best: NDArray[Any], n_users: int) -> Floats:
-    """Return the metric that each user won in total, ``(E, K)``, from ``(E, Q)`` arrays."""
-    first: Ints = np.arange(len(owner), dtype=np.int64)[:, None] * n_users
-    total = np.bincount((first + owner).ravel(), best.ravel(), len(owner) * n_users)
-    return total.reshape(len(owner), n_users)
+def _sum_by_owner(owner: Owners, values: Singles, n_users: int) -> Floats:
+    """Return the sum of each user's ``values``, ``(K, E)``, from ``(E, Q)`` arrays."""
+    n_envs = len(owner)
+    cell = owner * np.int64(n_envs) + np.arange(n_envs)[:, None]
+    total = np.bincount(cell.ravel(), values.ravel(), n_users * n_envs)
+    return np.asarray(total.reshape(n_users, n_envs), dtype=np.float64)

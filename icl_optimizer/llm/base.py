@@ -14,33 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icl_optimizer.errors import ConfigurationError
+from icl_optimizer.llm.errors import check_distinct, check_texts, shared_token
 from icl_optimizer.llm.requests import require_permission
 from icl_optimizer.llm.usage import Usage
 
 Message = Mapping[str, str]
 """One chat message: ``role`` (system, user or assistant) and ``content``."""
-
-
-class ModelError(RuntimeError):
-    """A language model answered with an error, or not in the form that was asked for."""
-
-
-class PromptTooLongError(ConfigurationError):
-    """A prompt and its answer do not fit into the model's context."""
-
-    def __init__(self, tokens: int, limit: int) -> None:
-        """Keep both numbers.
-
-        Args:
-            tokens: What the prompt and the room for its answer need, in tokens.
-            limit: The model's context size in tokens.
-        """
-        super().__init__(
-            f"the prompt and its answer need {tokens} tokens, the model's context holds {limit}. "
-            "Use fewer examples or a larger context_size."
-        )
-        self.tokens = tokens
-        self.limit = limit
 
 
 @dataclass(frozen=True)
@@ -101,11 +80,12 @@ class LanguageModel(ABC):
         """
         require_permission(self)
         self._require("logprobs", "give log-probabilities; use the 'generate' decider")
-        _check_distinct(labels)
-        _check_prompts(prompts)
+        check_distinct("labels", labels)
+        check_texts("prompts", prompts)
+        if not prompts:
+            return np.empty((0, len(labels)))
         with self._timed():
-            scores = self._score(list(prompts), list(labels)) if prompts else []
-        return np.asarray(scores, dtype=np.float64).reshape(len(prompts), len(labels))
+            return self._score(list(prompts), list(labels))
 
     def generate(
         self,
@@ -129,11 +109,11 @@ class LanguageModel(ABC):
         require_permission(self)
         if max_tokens < 1:
             raise ConfigurationError(f"max_tokens must be at least 1, got {max_tokens}.")
-        _check_prompts(prompts)
+        check_texts("prompts", prompts)
         if choices is not None:
             self._require("constrained", "be held to a list of choices")
             choices = [choice.strip() for choice in choices]
-            _check_distinct(choices)
+            check_distinct("choices", choices)
         with self._timed():
             return self._generate(list(prompts), max_tokens, choices, list(stop))
 
@@ -158,11 +138,13 @@ class LanguageModel(ABC):
         """
         require_permission(self)
         self._require("embeddings", "embed texts")
-        if not texts or any(not text.strip() for text in texts):
-            raise ConfigurationError("texts must hold at least one text, and none may be empty.")
+        check_texts("texts", texts)
+        if not texts:
+            raise ConfigurationError("texts must hold at least one text.")
         with self._timed():
             vectors = self._embed(list(texts))
-        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        norms: NDArray[np.float64] = np.linalg.norm(vectors, axis=1, keepdims=True)
+        return vectors / norms
 
     def check_labels(self, labels: Sequence[str], prompt: str = "") -> None:
         """Raise ConfigurationError when labels cannot be told apart by their first token.
@@ -171,7 +153,7 @@ class LanguageModel(ABC):
             labels: As given to ``score``.
             prompt: The end of the prompt they continue, since tokens depend on what precedes.
         """
-        _check_distinct(labels)
+        check_distinct("labels", labels)
         tokens = self._first_tokens(prompt, list(labels))
         first: dict[str, str] = {}
         for label, token in zip(labels, tokens, strict=True):
@@ -232,23 +214,3 @@ class LanguageModel(ABC):
             yield
         finally:
             self.usage.add(seconds=time.perf_counter() - start)
-
-
-def shared_token(first: str, second: str, token: str) -> ConfigurationError:
-    """Return the error for two labels that start with the same token."""
-    return ConfigurationError(
-        f"the labels {first!r} and {second!r} both start with the token {token!r}, so their "
-        "scores would be the same. Use labels that differ at once, such as A and B."
-    )
-
-
-def _check_distinct(labels: Sequence[str]) -> None:
-    if isinstance(labels, str) or not labels or any(not label.strip() for label in labels):
-        raise ConfigurationError(f"labels must be a list of non-empty texts, got {labels!r}.")
-    if len(set(labels)) != len(labels):
-        raise ConfigurationError(f"labels must differ, got {list(labels)!r}.")
-
-
-def _check_prompts(prompts: Sequence[str]) -> None:
-    if isinstance(prompts, str) or any(not prompt for prompt in prompts):
-        raise ConfigurationError("prompts must be a list of non-empty texts.")

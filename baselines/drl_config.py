@@ -1,0 +1,94 @@
+"""Settings of the deep-RL baselines, with the presets they are known by."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _NetworkConfig(BaseModel):
+    """What every learner has."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    hidden: tuple[int, ...] = Field((128, 128), description="Width of each hidden layer.")
+    learning_rate: float = Field(1e-3, gt=0, description="Step size of the optimiser.")
+    gamma: float = Field(0.99, ge=0, lt=1, description="Discount of later rewards.")
+    normalize_reward: bool = Field(
+        True,
+        description="Divide rewards by the running standard deviation of the discounted return "
+        "(VecNormalize of Stable-Baselines3), so that one setting suits every reward scale.",
+    )
+    max_grad_norm: float = Field(10.0, gt=0, description="Gradients are clipped to this norm.")
+
+
+class DqnConfig(_NetworkConfig):
+    """Deep Q-learning; counts are decisions, whatever the number of sub-environments."""
+
+    algorithm: Literal["dqn"] = Field("dqn", description="Which learner.")
+    buffer_size: int = Field(50_000, ge=1, description="Decisions that the replay buffer keeps.")
+    batch_size: int = Field(32, ge=1, description="Replayed decisions per gradient step.")
+    learning_starts: int = Field(100, ge=0, description="Random decisions before training.")
+    train_every: int = Field(4, ge=1, description="Decisions between two trainings.")
+    updates: int = Field(1, ge=1, description="Gradient steps per training.")
+    target_update: int = Field(500, ge=1, description="Decisions between target network copies.")
+    epsilon_start: float = Field(1.0, ge=0, le=1, description="Chance to explore at first.")
+    epsilon_end: float = Field(0.05, ge=0, le=1, description="Chance to explore in the end.")
+    epsilon_steps: int = Field(1000, ge=1, description="Decisions until it is reached (linear).")
+
+    def epsilon(self, t: int) -> float:
+        """Return the chance to explore in decision ``t`` (from 0)."""
+        if t < self.learning_starts:
+            return 1.0
+        share = min(t / self.epsilon_steps, 1.0)
+        return self.epsilon_start + share * (self.epsilon_end - self.epsilon_start)
+
+
+class PpoConfig(_NetworkConfig):
+    """Proximal policy optimisation."""
+
+    algorithm: Literal["ppo"] = Field("ppo", description="Which learner.")
+    learning_rate: float = Field(3e-4, gt=0, description="Step size of the optimiser.")
+    rollout: int = Field(256, ge=2, description="Decisions, over all environments, per update.")
+    batch_size: int = Field(64, ge=1, description="Decisions per gradient step.")
+    epochs: int = Field(10, ge=1, description="Passes over a rollout.")
+    gae_lambda: float = Field(0.95, ge=0, le=1, description="Generalised advantage estimation.")
+    clip_range: float = Field(0.2, gt=0, description="Largest change of a probability ratio.")
+    entropy: float = Field(0.0, ge=0, description="Weight of the entropy bonus.")
+    value_weight: float = Field(0.5, ge=0, description="Weight of the value loss.")
+    max_grad_norm: float = Field(0.5, gt=0, description="Gradients are clipped to this norm.")
+
+
+class A2cConfig(_NetworkConfig):
+    """Advantage actor-critic."""
+
+    algorithm: Literal["a2c"] = Field("a2c", description="Which learner.")
+    learning_rate: float = Field(7e-4, gt=0, description="Step size of the optimiser.")
+    rollout: int = Field(8, ge=1, description="Decisions, over all environments, per update.")
+    gae_lambda: float = Field(1.0, ge=0, le=1, description="Generalised advantage estimation.")
+    entropy: float = Field(0.0, ge=0, description="Weight of the entropy bonus.")
+    value_weight: float = Field(0.5, ge=0, description="Weight of the value loss.")
+    max_grad_norm: float = Field(0.5, gt=0, description="Gradients are clipped to this norm.")
+
+
+DrlConfig = DqnConfig | PpoConfig | A2cConfig
+CONFIGS: dict[str, type[DrlConfig]] = {"dqn": DqnConfig, "ppo": PpoConfig, "a2c": A2cConfig}
+
+PRESETS: dict[str, DrlConfig] = {
+    "dqn": DqnConfig(),
+    "dqn-tuned": DqnConfig(
+        gamma=0.0,
+        learning_starts=16,
+        train_every=1,
+        updates=8,
+        target_update=32,
+        epsilon_start=0.3,
+        epsilon_steps=100,
+    ),
+    "ppo": PpoConfig(),
+    "ppo-tuned": PpoConfig(
+        gamma=0.0, learning_rate=3e-3, rollout=32, batch_size=16, gae_lambda=0.0, entropy=0.01
+    ),
+    "a2c": A2cConfig(),
+}

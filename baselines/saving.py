@@ -1,0 +1,94 @@
+"""Files of trained baselines: JSON, or safetensors with JSON metadata; never pickle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from icl_optimizer.errors import ConfigurationError
+from icl_optimizer.policy import Policy
+
+FORMAT = "icl-optimizer policy"
+FORMAT_VERSION = 1
+
+
+def identity(policy: Policy, kind: str) -> dict[str, Any]:
+    """Return what every file says first: format, version, problem and progress.
+
+    Args:
+        policy: The policy to save.
+        kind: Family that can read the file: ``drl``, ``bandit``, ``knn`` or ``embedding``.
+    """
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "kind": kind,
+        "policy": policy.name,
+        "problem": policy.problem.name,
+        "labels": list(policy.problem.labels),
+        "keywords": [c.name for c in policy.problem.columns],
+        "encoded_size": policy.problem.encoded_size,
+        "seed": policy.seed,
+        "num_timesteps": policy.num_timesteps,
+    }
+
+
+def write_json(path: str | Path, data: Mapping[str, Any]) -> None:
+    """Write ``data``, which begins with :func:`identity`."""
+    Path(path).write_text(json.dumps(data, indent=1))
+
+
+def read_json(policy: Policy, kind: str, path: str | Path) -> dict[str, Any]:
+    """Return the data saved by a policy of this ``kind`` on the same problem, or raise."""
+    try:
+        data = json.loads(Path(path).read_text())
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"saved policy '{path}' cannot be read: {error}.") from error
+    return _checked(policy, kind, path, data)
+
+
+def write_tensors(
+    path: str | Path, tensors: Mapping[str, NDArray[Any]], data: Mapping[str, Any]
+) -> None:
+    """Write named arrays as safetensors, with ``data`` as JSON in the file's metadata."""
+    from safetensors.numpy import save_file
+
+    arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    save_file(arrays, str(path), metadata={"icl_optimizer": json.dumps(data)})
+
+
+def read_tensors(
+    policy: Policy, kind: str, path: str | Path
+) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Return arrays and data of :func:`write_tensors`, or raise as :func:`read_json` does."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="np") as file:
+            metadata = file.metadata() or {}
+            data = _checked(policy, kind, path, json.loads(metadata.get("icl_optimizer", "{}")))
+            return {name: file.get_tensor(name) for name in file.keys()}, data  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ConfigurationError(f"saved policy '{path}' cannot be read: {error}.") from error
+
+
+def _checked(policy: Policy, kind: str, path: str | Path, data: Any) -> dict[str, Any]:
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise ConfigurationError(f"'{path}' is not a saved policy of this library.")
+    if data["format_version"] != FORMAT_VERSION:
+        raise ConfigurationError(
+            f"saved policy '{path}' has format version {data['format_version']}; "
+            f"allowed: {FORMAT_VERSION}. Train it again with this version."
+        )
+    mine = identity(policy, kind)
+    for field in ("kind", "problem", "labels", "keywords", "encoded_size"):
+        if data[field] != mine[field]:
+            raise ConfigurationError(
+                f"saved policy '{path}' has {field} {data[field]}; allowed: {mine[field]}."
+            )
+    return data

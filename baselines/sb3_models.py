@@ -1,0 +1,327 @@
+"""Stable-Baselines3's learners with exact budgets and their own random numbers (imports torch)."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from stable_baselines3 import A2C, DQN, PPO
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from torch import nn
+
+from icl_optimizer.baselines.drl_config import A2cConfig, DqnConfig, DrlConfig, PpoConfig
+
+Floats = NDArray[np.float64]
+Features = NDArray[np.float32]
+
+
+class Learner(Protocol):
+    """What :class:`~icl_optimizer.baselines.drl.DrlPolicy` uses of a learner."""
+
+    policy: Any
+    num_timesteps: int
+    _last_obs: Any
+
+    def preferences(self, features: Features) -> Floats:
+        """Return how much the network prefers each action, rows sum to 1, ``(n, actions)``."""
+
+    def behaviour(self, features: Features) -> Floats:
+        """Return the chance of each action while learning, ``(n, actions)``."""
+
+    def replay(self, features: Features, actions: NDArray[Any], rewards: Floats) -> None:
+        """Learn from logged decisions."""
+
+    def learn(self, total_timesteps: int, **options: Any) -> Any:
+        """Learn in the environment."""
+
+    def set_logger(self, logger: Any) -> None:
+        """Log there."""
+
+
+@contextmanager
+def isolated_random(seed: int) -> Iterator[None]:
+    """Seed the global generators that Stable-Baselines3 draws from, and restore them after.
+
+    So a learner's result depends on its seed alone, whatever else runs in the process. Torch
+    uses one thread meanwhile: these networks are too small for more.
+    """
+    kept = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    threads = torch.get_num_threads()
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    torch.manual_seed(seed)
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        random.setstate(kept[0])
+        np.random.set_state(kept[1])  # noqa: NPY002
+        torch.set_rng_state(kept[2])
+        torch.set_num_threads(threads)
+
+
+class FlatReplayBuffer(ReplayBuffer):  # type: ignore[misc]
+    """A replay buffer in which a batch of any size can be stored, as logged experience needs."""
+
+    def __init__(self, buffer_size: int, *spaces: Any, n_envs: int = 1, **options: Any) -> None:
+        """Keep ``buffer_size`` decisions; the number of environments does not matter."""
+        super().__init__(buffer_size, *spaces, n_envs=1, **options)
+
+    def add(
+        self,
+        obs: Features,
+        next_obs: Features,
+        action: NDArray[Any],
+        reward: NDArray[Any],
+        done: NDArray[Any],
+        infos: list[dict[str, Any]],
+    ) -> None:
+        """Store ``n`` decisions, the arrays being ``(n, ...)``; the oldest go."""
+        rows = (self.pos + np.arange(len(reward))) % self.buffer_size
+        self.observations[rows, 0] = obs
+        self.next_observations[rows, 0] = next_obs
+        self.actions[rows, 0, 0] = action
+        self.rewards[rows, 0] = reward
+        self.dones[rows, 0] = done
+        self.timeouts[rows, 0] = [info.get("TimeLimit.truncated", False) for info in infos]
+        self.full |= self.pos + len(rows) >= self.buffer_size
+        self.pos = (self.pos + len(rows)) % self.buffer_size
+
+
+class Dqn(DQN):  # type: ignore[misc]
+    """DQN whose replay ratio and exploration do not depend on the number of environments."""
+
+    def __init__(self, config: DqnConfig, env: VecEnv, seed: int) -> None:
+        """Build the networks."""
+        super().__init__(
+            "MlpPolicy",
+            env,
+            learning_rate=config.learning_rate,
+            buffer_size=config.buffer_size,
+            learning_starts=config.learning_starts,
+            batch_size=config.batch_size,
+            gamma=config.gamma,
+            train_freq=1,
+            replay_buffer_class=FlatReplayBuffer,
+            target_update_interval=max(config.target_update, env.num_envs),
+            max_grad_norm=config.max_grad_norm,
+            policy_kwargs={"net_arch": list(config.hidden)},
+            seed=seed,
+            device="cpu",
+        )
+        self.config = config
+        self.rng = np.random.default_rng(seed)
+        self._due = 0.0
+
+    def preferences(self, features: Features) -> Floats:
+        """Return the softmax of the Q values; a way to report them, not a probability."""
+        with torch.no_grad():
+            values = self.q_net(torch.as_tensor(features)).double()
+        return np.asarray(torch.softmax(values, dim=1).numpy())
+
+    def behaviour(self, features: Features) -> Floats:
+        """Return the chances of epsilon-greedy at the present epsilon."""
+        greedy = self.preferences(features)
+        epsilon = self.config.epsilon(self.num_timesteps)
+        chances = np.full(greedy.shape, epsilon / greedy.shape[1])
+        chances[np.arange(len(greedy)), greedy.argmax(axis=1)] += 1 - epsilon
+        return chances
+
+    def replay(self, features: Features, actions: NDArray[Any], rewards: Floats) -> None:
+        """Learn from logged decisions, each as an episode of its own (no later reward)."""
+        count = len(actions)
+        if self._vec_normalize_env is not None:
+            self._vec_normalize_env.ret_rms.update(rewards)
+        buffer, done = self.replay_buffer, np.ones(count)
+        buffer.add(features, features, actions, rewards, done, [{}] * count)
+        self._due += self.config.updates * count / self.config.train_every
+        self._train_due()
+
+    def train(self, gradient_steps: int, batch_size: int = 100) -> None:
+        """Take the gradient steps that are due after one step of every environment."""
+        self._due += self.config.updates * self.n_envs / self.config.train_every
+        self._train_due()
+
+    def _train_due(self) -> None:
+        whole = int(self._due)
+        self._due -= whole
+        if whole:
+            super().train(whole, self.config.batch_size)
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: Any = None, n_envs: int = 1
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Explore in each environment on its own; Stable-Baselines3 does in all or none."""
+        actions = draw(self.behaviour(self._last_obs), self.rng)
+        return actions, actions
+
+
+class _OnPolicy:
+    """What PPO and A2C share."""
+
+    policy: Any
+
+    def preferences(self, features: Features) -> Floats:
+        """Return the policy's probabilities."""
+        with torch.no_grad():
+            chances = self.policy.get_distribution(torch.as_tensor(features)).distribution.probs
+        wide = np.asarray(chances.double().numpy())
+        return np.asarray(wide / wide.sum(axis=1, keepdims=True))
+
+    def behaviour(self, features: Features) -> Floats:
+        """Return the policy's probabilities: it explores by drawing from them."""
+        return self.preferences(features)
+
+    def collect_rollouts(
+        self, env: VecEnv, callback: Any, rollout_buffer: Any, n_rollout_steps: int
+    ) -> bool:
+        """Collect a rollout, shortened where the budget ends within it."""
+        left = (self._total_timesteps - self.num_timesteps) // env.num_envs  # type: ignore[attr-defined]
+        rollout_buffer.buffer_size = max(min(n_rollout_steps, left), 1)
+        done: bool = super().collect_rollouts(  # type: ignore[misc]
+            env, callback, rollout_buffer, rollout_buffer.buffer_size
+        )
+        return done
+
+
+class Ppo(_OnPolicy, PPO):  # type: ignore[misc]
+    """PPO with rollouts counted in decisions."""
+
+    def __init__(self, config: PpoConfig, env: VecEnv, seed: int) -> None:
+        """Build the networks."""
+        steps = _rollout_steps(config.rollout, env)
+        with warnings.catch_warnings():
+            # a last minibatch that is smaller does no harm
+            warnings.filterwarnings("ignore", message="You have specified a mini-batch size")
+            super().__init__(
+                "MlpPolicy",
+                env,
+                learning_rate=config.learning_rate,
+                n_steps=steps,
+                batch_size=config.batch_size,
+                n_epochs=config.epochs,
+                gamma=config.gamma,
+                gae_lambda=config.gae_lambda,
+                clip_range=config.clip_range,
+                ent_coef=config.entropy,
+                vf_coef=config.value_weight,
+                max_grad_norm=config.max_grad_norm,
+                policy_kwargs={"net_arch": list(config.hidden), "activation_fn": nn.Tanh},
+                seed=seed,
+                device="cpu",
+            )
+
+
+class A2c(_OnPolicy, A2C):  # type: ignore[misc]
+    """A2C with rollouts counted in decisions."""
+
+    def __init__(self, config: A2cConfig, env: VecEnv, seed: int) -> None:
+        """Build the networks."""
+        super().__init__(
+            "MlpPolicy",
+            env,
+            learning_rate=config.learning_rate,
+            n_steps=_rollout_steps(config.rollout, env),
+            gamma=config.gamma,
+            gae_lambda=config.gae_lambda,
+            ent_coef=config.entropy,
+            vf_coef=config.value_weight,
+            max_grad_norm=config.max_grad_norm,
+            policy_kwargs={"net_arch": list(config.hidden), "activation_fn": nn.Tanh},
+            seed=seed,
+            device="cpu",
+        )
+
+
+class Bridge(BaseCallback):  # type: ignore[misc]
+    """Runs callbacks within a learner with the library's policy as their ``model``.
+
+    So the same callback, which asks ``model.predict`` about plain observations, runs on every
+    policy. ``locals["rewards"]`` are those of the environment, before normalisation.
+    """
+
+    def __init__(self, owner: Any, callbacks: list[BaseCallback], advance: Callable[[int], Any]):
+        """Keep the policy, its callbacks and the progress bar."""
+        super().__init__()
+        self.owner = owner
+        self.callbacks = callbacks
+        self.advance = advance
+
+    def _init_callback(self) -> None:
+        for callback in self.callbacks:
+            callback.init_callback(self.owner)
+
+    def _scope(self) -> dict[str, Any]:
+        scope = {**self.locals, "self": self.owner}
+        if isinstance(self.model.get_env(), VecNormalize) and "rewards" in scope:
+            scope["rewards"] = self.model.get_env().get_original_reward()
+        return scope
+
+    def _on_training_start(self) -> None:
+        for callback in self.callbacks:
+            callback.on_training_start(self._scope(), self.globals)
+
+    def _on_rollout_start(self) -> None:
+        for callback in self.callbacks:
+            callback.on_rollout_start()
+
+    def _on_step(self) -> bool:
+        env = self.training_env
+        self.owner.num_timesteps = self.num_timesteps
+        self.advance(env.num_envs)
+        scope = self._scope()
+        for callback in self.callbacks:
+            callback.update_locals(scope)
+        return all([callback.on_step() for callback in self.callbacks])
+
+    def _on_rollout_end(self) -> None:
+        for callback in self.callbacks:
+            callback.on_rollout_end()
+
+    def _on_training_end(self) -> None:
+        for callback in self.callbacks:
+            callback.on_training_end()
+
+
+class FunctionCallback(BaseCallback):  # type: ignore[misc]
+    """A function of ``locals`` and ``globals`` that returns False to stop (None goes on)."""
+
+    def __init__(self, function: Callable[[dict[str, Any], dict[str, Any]], bool | None]) -> None:
+        """Keep the function."""
+        super().__init__()
+        self.function = function
+
+    def _on_step(self) -> bool:
+        return self.function(self.locals, self.globals) is not False
+
+
+def build(config: DrlConfig, env: VecEnv, seed: int) -> Learner:
+    """Return an untrained learner on ``env``, whose observations are encoded."""
+    if config.normalize_reward:
+        env = VecNormalize(env, norm_obs=False, gamma=config.gamma)
+    with isolated_random(seed):
+        if isinstance(config, DqnConfig):
+            return Dqn(config, env, seed)
+        if isinstance(config, PpoConfig):
+            return Ppo(config, env, seed)
+        return A2c(config, env, seed)
+
+
+def draw(chances: Floats, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Return one action per row of ``chances`` ``(n, actions)``."""
+    below = rng.random(len(chances))[:, None] >= chances.cumsum(axis=1)[:, :-1]
+    return np.asarray(below.sum(axis=1), dtype=np.int64)
+
+
+def _rollout_steps(decisions: int, env: VecEnv) -> int:
+    # PPO refuses a rollout of a single decision
+    least = 2 if env.num_envs == 1 else 1
+    return max(decisions // env.num_envs, least)

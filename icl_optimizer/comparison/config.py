@@ -1,0 +1,65 @@
+"""What to compare."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from icl_optimizer.environments.registry import get_spec
+
+
+class ComparisonConfig(BaseModel):
+    """One comparison: an environment, policies, a language model, seeds and budgets."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    environment: str = Field(description="Name of the environment.")
+    settings: dict[str, Any] = Field(default_factory=dict, description="Its parameters.")
+    policies: tuple[str, ...] = Field(min_length=1, description="Names of the policies.")
+    llm: str = Field("llamacpp", description="Language model of the policies that need one.")
+    icl: dict[str, Any] = Field(
+        default_factory=dict, description="Options of the in-context learning agent."
+    )
+    seeds: int = Field(3, ge=1, le=1000, description="Repetitions.")
+    interactions: int = Field(100, ge=1, description="Decisions each policy learns from.")
+    drl_interactions: int | None = Field(
+        None, ge=1, description="Budget of the deep-RL policies; None: their own default."
+    )
+    eval_tasks: int = Field(400, ge=1, description="Held-out tasks of an evaluation.")
+    sweeps: bool = Field(True, description="Evaluate the trained policies at further points.")
+    prompts: str | None = Field(None, description="Folder of the user's own templates.")
+
+    @property
+    def scenario(self) -> str:
+        """Name of the parameter point that policies learn at."""
+        return scenario_name(self.settings)
+
+    def checkpoints(self, budget: int) -> list[int]:
+        """Return the interactions after which a policy with ``budget`` is evaluated.
+
+        Every policy is evaluated at the same points up to the shared number of interactions, and
+        ones with a larger budget at three points per factor of ten beyond.
+        """
+        shared = sorted({round(self.interactions * k / 10) for k in (1, 2, 3, 4, 6, 8, 10)} - {0})
+        further = [round(10 ** (k / 3)) for k in range(25)]
+        beyond = [c for c in further if self.interactions * 1.2 < c < budget * 0.9]
+        points = {*shared, *beyond, budget}
+        return sorted(c for c in points if c <= budget)
+
+
+def scenario_name(settings: dict[str, Any]) -> str:
+    """Return ``key=value;...`` of the settings, or ``default`` without any."""
+    return ";".join(f"{k}={v}" for k, v in sorted(settings.items())) or "default"
+
+
+def default_config(environment: str, **overrides: Any) -> ComparisonConfig:
+    """Return the comparison that fits ``environment``, minutes on two cores."""
+    spec = get_spec(environment)
+    fields: dict[str, Any] = {
+        "environment": environment,
+        "policies": spec.policies,
+        "interactions": spec.interactions,
+        "seeds": spec.seeds,
+    }
+    return ComparisonConfig(**fields | {k: v for k, v in overrides.items() if v is not None})

@@ -1,0 +1,97 @@
+"""Greedy evaluation on held-out tasks, beside the oracle and random choice on the same tasks."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from icl_optimizer.baselines.heuristics import RandomPolicy
+from icl_optimizer.baselines.oracle import OraclePolicy
+from icl_optimizer.environments.base import BatchedEnv
+from icl_optimizer.environments.registry import make
+from icl_optimizer.policy import Policy
+from icl_optimizer.rollout import Rollout
+
+HELD_OUT = 1_000_003
+"""Distance between the seeds of learning and of evaluation."""
+
+RANDOM_REPEATS = 5
+
+
+class Held:
+    """Held-out tasks of one parameter point and seed.
+
+    Every policy meets the same tasks: the environment draws whatever is random from its own
+    seed, whatever the decisions are.
+
+    Args:
+        environment: Name of the environment.
+        settings: Its parameters.
+        seed: Seed of the repetition.
+        tasks: At least so many decisions; whole episodes.
+    """
+
+    def __init__(self, environment: str, settings: dict[str, Any], seed: int, tasks: int) -> None:
+        """Build the environment once."""
+        horizon = make(environment, 1, **settings).problem.horizon
+        self.env = make(environment, max(1, -(-tasks // horizon)), **settings)
+        self.seed = HELD_OUT + 1000 * seed
+
+    def evaluate(self, policy: Policy, *, bounds: bool = True) -> dict[str, float]:
+        """Return the metrics of ``policy``, deciding greedily.
+
+        Args:
+            policy: Any policy.
+            bounds: Whether oracle and random choice are run too, for ``optimality``.
+        """
+        raw = self._run(policy)
+        if not bounds:
+            return raw
+        best, chance = self._bounds()
+        raw["optimality"] = (raw["reward"] - chance) / (best - chance)
+        return raw
+
+    @lru_cache(maxsize=1)  # noqa: B019  (lives as long as the object, which is short)
+    def _bounds(self) -> tuple[float, float]:
+        """Return the mean reward of the oracle and of random choice."""
+        problem = self.env.problem
+        best = self._run(OraclePolicy(problem, env=self.env))["reward"]
+        random = [
+            self._run(RandomPolicy(problem, seed=k))["reward"] for k in range(RANDOM_REPEATS)
+        ]
+        return best, float(np.mean(random))
+
+    def _run(self, policy: Policy) -> dict[str, float]:
+        bound = getattr(policy, "bind", None)
+        if bound is not None:
+            bound(self.env)
+        rollout = Rollout(policy, self.env, explore=False)
+        rollout.reset(seed=self.seed)
+        outcomes, actions, best = [], [], []
+        for _ in range(self.env.problem.horizon):
+            best.append(_best_actions(self.env))
+            decisions, finished, _ = rollout.step()
+            actions.append([d.action for d in decisions])
+            outcomes += finished
+        rewards = np.array([o.reward for o in outcomes])
+        feasible = np.array([o.feasible for o in outcomes])
+        metrics = {
+            name: np.array([o.metrics[name] for o in outcomes]) for name in outcomes[0].metrics
+        }
+        return self.env.summarise(rewards, feasible, metrics) | agreement(
+            np.array(actions).ravel(), np.array(best).ravel()
+        )
+
+
+def agreement(actions: NDArray[np.int64], best: NDArray[np.int64]) -> dict[str, float]:
+    """Return how often the best decision was taken, plainly and averaged over the classes."""
+    right = actions == best
+    classes = [right[best == action].mean() for action in np.unique(best)]
+    return {"accuracy": float(right.mean()), "balanced_accuracy": float(np.mean(classes))}
+
+
+def _best_actions(env: BatchedEnv) -> NDArray[np.int64]:
+    return np.asarray(env.action_values().argmax(axis=1))

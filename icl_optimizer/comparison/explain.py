@@ -1,0 +1,52 @@
+"""What a report shows of a policy's reasoning: prompt, experience, decisions beside the oracle's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from icl_optimizer.agent import ICLAgent
+from icl_optimizer.comparison.evaluation import Held
+from icl_optimizer.policy import Policy
+
+SAMPLES = 30
+
+
+def explain(policy: Policy, held: Held) -> dict[str, Any] | None:
+    """Return the prompt, the pool and sample decisions of ``policy``; None without a pool."""
+    if not isinstance(policy, ICLAgent):
+        return None
+    observations, _ = held.env.reset(seed=held.seed)
+    decisions, seen = [], set()
+    first = observations[0]
+    for _ in range(held.env.problem.horizon):
+        best = held.env.action_values().argmax(axis=1)
+        batch = policy.decide(observations)
+        for decision, right in zip(batch, best, strict=True):
+            if decision.context in seen or len(decisions) >= SAMPLES:
+                continue
+            seen.add(decision.context)
+            labels = policy.problem.labels
+            decisions.append(
+                {
+                    "context": dict(decision.context),
+                    "probabilities": dict(zip(labels, decision.probabilities, strict=True)),
+                    "decision": decision.label,
+                    "made_by": decision.made_by,
+                    "oracle_decision": labels[int(right)],
+                }
+            )
+        observations, *_ = held.env.step([d.action for d in batch])
+    return {"prompt": policy.prompt(first), "pool": _pool(policy), "decisions": decisions}
+
+
+def _pool(policy: ICLAgent) -> list[dict[str, Any]]:
+    return [
+        {
+            "words": dict(e.context),
+            "decision": policy.problem.labels[e.action],
+            "reward": round(e.reward, 3),
+            "evaluation": "good" if e.good else "bad",
+            "count": policy.pool.tried(e.context, e.action),
+        }
+        for e in policy.pool.examples()
+    ]

@@ -1,0 +1,121 @@
+"""Runs a comparison: every policy with every seed, in one or several processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from icl_optimizer.comparison.config import ComparisonConfig
+from icl_optimizer.comparison.store import RunStore
+from icl_optimizer.comparison.unit import Unit, UnitResult, unit_budget
+from icl_optimizer.environments.registry import get_spec, make
+from icl_optimizer.errors import ConfigurationError
+from icl_optimizer.llm.base import LanguageModel
+from icl_optimizer.llm.loading import load_llm, validate_spec
+from icl_optimizer.policies import get_policy_spec
+from icl_optimizer.policies import options_of as icl_options
+from icl_optimizer.prompting import PromptBuilder
+from icl_optimizer.rollout import progress
+
+Work = tuple[str, int]
+
+
+def compare(
+    config: ComparisonConfig,
+    folder: str | Path,
+    *,
+    resume: bool = False,
+    jobs: int = 1,
+    progress_bar: bool = True,
+    model: LanguageModel | None = None,
+) -> Path:
+    """Run ``config`` and write its tables into ``folder``.
+
+    Every policy sees the same tasks with the same seed. Finished units are on disk at once.
+
+    Args:
+        config: What to compare.
+        folder: Where to; new, or holding the same comparison when ``resume``.
+        resume: Continue, repeating nothing that was finished.
+        jobs: Processes; each loads its own language model.
+        progress_bar: Whether to draw one.
+        model: A loaded language model instead of ``config.llm`` (one process only).
+
+    Returns:
+        The folder.
+
+    Raises:
+        ConfigurationError: Any option is wrong; nothing has been run by then.
+    """
+    validate(config, model)
+    if model is not None and jobs > 1:
+        raise ConfigurationError(f"jobs is {jobs}; allowed: 1 with a model object.")
+    store = RunStore(Path(folder), config, resume=resume)
+    work = [(p, s) for s in range(config.seeds) for p in config.policies]
+    missing = [item for item in work if store.finished(*item) is None]
+    total = sum(unit_budget(config, policy) for policy, _ in missing)
+    with progress(f"{config.environment}", total, shown=progress_bar) as advance:
+        runner = _run_here if jobs == 1 else _run_parallel
+        try:
+            runner(config, missing, store, advance, model, jobs)
+        finally:
+            # whatever ended the run, what was computed is in the tables
+            store.write_tables()
+    return store.folder
+
+
+def validate(config: ComparisonConfig, model: LanguageModel | None = None) -> None:
+    """Check every name, value and template of ``config``."""
+    get_spec(config.environment).config(config.settings)
+    env = make(config.environment, 1, **config.settings)
+    specs = [get_policy_spec(policy) for policy in config.policies]
+    if len(set(config.policies)) != len(config.policies):
+        raise ConfigurationError(f"policies are {config.policies}; allowed: each once.")
+    if any(spec.needs_llm for spec in specs):
+        PromptBuilder(env.problem, folder=config.prompts)
+        icl_options("icl", config.icl)
+        if model is None:
+            validate_spec(config.llm)
+
+
+def _run_here(
+    config: ComparisonConfig,
+    work: list[Work],
+    store: RunStore,
+    advance: Callable[[int], None],
+    model: LanguageModel | None,
+    jobs: int,
+) -> None:
+    needs_llm = any(get_policy_spec(policy).needs_llm for policy, _ in work)
+    if needs_llm and model is None:
+        model = load_llm(config.llm)
+    for policy, seed in work:
+        store.keep(policy, seed, Unit(config, policy, seed, model).run(advance))
+
+
+def _run_parallel(
+    config: ComparisonConfig,
+    work: list[Work],
+    store: RunStore,
+    advance: Callable[[int], None],
+    model: LanguageModel | None,
+    jobs: int,
+) -> None:
+    from joblib import Parallel, delayed
+
+    calls = (delayed(_run_alone)(config, policy, seed) for policy, seed in work)
+    for policy, seed, result in Parallel(n_jobs=jobs, return_as="generator_unordered")(calls):
+        store.keep(policy, seed, result)
+        advance(unit_budget(config, policy))
+
+
+def _run_alone(config: ComparisonConfig, policy: str, seed: int) -> tuple[str, int, UnitResult]:
+    """Run one unit in a process of its own."""
+    needs_llm = get_policy_spec(policy).needs_llm
+    # one thread each: processes that share the cores would otherwise wait for each other
+    model = load_llm(config.llm, **_one_thread(config.llm)) if needs_llm else None
+    return policy, seed, Unit(config, policy, seed, model).run(lambda steps: None)
+
+
+def _one_thread(spec: str) -> dict[str, int]:
+    return {"threads": 1} if spec.startswith("llamacpp") else {}

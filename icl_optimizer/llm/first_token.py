@@ -1,0 +1,71 @@
+"""Label log-probabilities from the first token's alternatives, as chat APIs list them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from icl_optimizer.llm.errors import ModelError, shared_token
+
+Alternative = tuple[str, float]
+"""A token's text and its log-probability."""
+
+
+def alternatives(logprobs: Any) -> list[Alternative]:
+    """Read the alternatives of the first generated token.
+
+    Args:
+        logprobs: ``response_metadata["logprobs"]``: ``{"content": [token, ...]}`` from OpenAI,
+            the list of tokens itself, as objects, from Ollama, or None.
+
+    Returns:
+        Most likely first; empty when the model sent none.
+    """
+    tokens = logprobs.get("content") if isinstance(logprobs, dict) else logprobs
+    if not tokens:
+        return []
+    listed = _get(tokens[0], "top_logprobs") or []
+    return [(str(_get(entry, "token")), float(_get(entry, "logprob"))) for entry in listed]
+
+
+def label_logprobs(listed: Sequence[Alternative], labels: Sequence[str]) -> list[float]:
+    """Return the log-probability of each label.
+
+    A token counts for a label that starts with it, whatever its case and leading spaces: the text
+    alone does not say which of the vocabulary's variants of a word a model will use.
+
+    Args:
+        listed: The first token's alternatives.
+        labels: L different labels.
+
+    Raises:
+        ConfigurationError: The token most in favour of the labels begins two of them.
+        ModelError: No listed token begins a label.
+    """
+    shares = [0.0] * len(labels)
+    for token, logprob in listed:
+        matching = [i for i, label in enumerate(labels) if _begins(token, label)]
+        if len(matching) == 1:
+            shares[matching[0]] += math.exp(logprob)
+        elif matching and math.exp(logprob) > sum(shares):
+            # A rare shared token, such as a single letter, does not matter.
+            raise shared_token(labels[matching[0]], labels[matching[1]], token)
+    for label, share in zip(labels, shares, strict=True):
+        if share == 0.0:
+            tokens = ", ".join(repr(token) for token, _ in listed)
+            raise ModelError(
+                f"the label {label!r} is not among the {len(listed)} most likely first tokens "
+                f"({tokens}). Say in the prompt to reply with a label only, use labels such as A "
+                "and B, or the 'generate' decider."
+            )
+    return [math.log(share) for share in shares]
+
+
+def _begins(token: str, label: str) -> bool:
+    start = token.strip().casefold()
+    return bool(start) and label.strip().casefold().startswith(start)
+
+
+def _get(entry: Any, key: str) -> Any:
+    return entry.get(key) if isinstance(entry, dict) else getattr(entry, key)

@@ -1,0 +1,211 @@
+"""Reading a run folder: whatever is missing or malformed is named before anything is written."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from icl_optimizer.errors import ConfigurationError
+
+KEYS = ("environment", "scenario", "policy", "llm")
+RESULT_COLUMNS = (*KEYS, "seed", "split", "step", "metric", "value")
+SUMMARY_COLUMNS = (*KEYS, "metric", "mean", "ci_low", "ci_high", "n")
+NUMBERS = ("seed", "step", "value", "mean", "ci_low", "ci_high", "n")
+EXTRA_POINTS = ("pair", "words")
+"""Scenario keys that mark an evaluation away from the training scenario."""
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class RunConfig(BaseModel):
+    """``config.json``: what was compared, and how to repeat it."""
+
+    environment: str
+    settings: dict[str, Any]
+    policies: list[str]
+    llm: str | list[str] | None = None
+    seeds: int | list[int]
+    interactions: int = Field(ge=1)
+    budgets: dict[str, int]
+    checkpoints: list[int] | dict[str, list[int]] = Field(default_factory=list)
+    command: str
+    versions: dict[str, str]
+    title: str = ""
+
+    @property
+    def seed_count(self) -> int:
+        """Number of repetitions."""
+        return self.seeds if isinstance(self.seeds, int) else len(self.seeds)
+
+
+class PoolRow(BaseModel):
+    """One example of an experience pool."""
+
+    model_config = ConfigDict(coerce_numbers_to_str=True)
+
+    words: dict[str, str]
+    decision: str
+    reward: float
+    evaluation: str
+    count: int
+
+
+class DecisionRow(BaseModel):
+    """One decision beside the oracle's."""
+
+    model_config = ConfigDict(coerce_numbers_to_str=True)
+
+    context: dict[str, str]
+    probabilities: dict[str, float]
+    decision: str
+    made_by: str
+    oracle_decision: str
+
+
+class PolicyExplanation(BaseModel):
+    """Prompt, experience pool and decision samples of one policy."""
+
+    prompt: str
+    pool: list[PoolRow]
+    decisions: list[DecisionRow]
+
+
+class Explanations(BaseModel):
+    """``explain.json``."""
+
+    policies: dict[str, PolicyExplanation] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder in memory.
+
+    Attributes:
+        folder: Where it lies.
+        config: What was compared.
+        results: The rows of ``results.csv``.
+        summary: The rows of ``summary.csv`` at the training scenario.
+        explanations: Per policy, empty without ``explain.json``.
+        scenario: The scenario that the policies learned in.
+    """
+
+    folder: Path
+    config: RunConfig
+    results: pd.DataFrame
+    summary: pd.DataFrame
+    explanations: dict[str, PolicyExplanation]
+    scenario: str
+
+    def rows(self, metric: str, *, split: str = "eval") -> pd.DataFrame:
+        """Return the measured values of ``metric`` at the training scenario."""
+        data = self.results
+        mine = (data["scenario"] == self.scenario) & (data["split"] == split)
+        return data[mine & (data["metric"] == metric) & data["value"].notna()]
+
+    def extra_rows(self, metric: str) -> pd.DataFrame:
+        """Return the values of ``metric`` at every scenario but the training one."""
+        data = self.results
+        extra = (data["scenario"] != self.scenario) & (data["split"] == "eval")
+        return data[extra & (data["metric"] == metric) & data["value"].notna()]
+
+
+def load_run(folder: str | Path) -> Run:
+    """Return the run in ``folder``.
+
+    Raises:
+        ConfigurationError: If the folder was not written by a comparison; the message names the
+            file, the column or the field.
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        raise ConfigurationError(f"'{path}' is not a folder; give the folder of a comparison.")
+    config = _read_json(path / "config.json", RunConfig)
+    results = _read_csv(path / "results.csv", RESULT_COLUMNS)
+    summary = _read_csv(path / "summary.csv", SUMMARY_COLUMNS)
+    _check_results(path / "results.csv", results, config)
+    scenario = _training_scenario(path / "results.csv", results)
+    explanation = path / "explain.json"
+    explained = _read_json(explanation, Explanations) if explanation.exists() else Explanations()
+    mine = summary[summary["scenario"] == scenario]
+    return Run(path, config, results, mine, explained.policies, scenario)
+
+
+def parse_scenario(name: str) -> dict[str, str]:
+    """Return ``key=value;...`` as a mapping; ``default`` has no keys."""
+    return dict(part.split("=", 1) for part in name.split(";") if "=" in part)
+
+
+def _require(path: Path) -> None:
+    if not path.is_file():
+        raise ConfigurationError(
+            f"'{path.parent}' is not the folder of a comparison: {path.name} is missing."
+        )
+
+
+def _read_json(path: Path, model: type[Model]) -> Model:
+    _require(path)
+    try:
+        return model.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise ConfigurationError(f"{path}: field '{field}': {first['msg']}.") from error
+    except ValueError as error:
+        raise ConfigurationError(f"{path} is not valid JSON: {error}.") from error
+
+
+def _read_csv(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
+    _require(path)
+    try:
+        data = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
+        raise ConfigurationError(f"{path} is not a table: {error}.") from error
+    missing = [name for name in columns if name not in data.columns]
+    if missing:
+        raise ConfigurationError(f"{path} has no column {', '.join(map(repr, missing))}.")
+    for name in columns:
+        if name in NUMBERS:
+            data[name] = _numbers(path, data[name])
+    return data
+
+
+def _numbers(path: Path, column: pd.Series[Any]) -> pd.Series[Any]:
+    """Return the column as numbers; an empty cell is a missing value, any other text an error."""
+    values = pd.to_numeric(column.replace("", "nan"), errors="coerce")
+    bad = column[values.isna() & ~column.str.lower().isin(["", "nan"])]
+    if len(bad):
+        raise ConfigurationError(
+            f"{path}, line {int(bad.index[0]) + 2}: column '{column.name}' has "
+            f"'{bad.iloc[0]}'; allowed: a number."
+        )
+    return values
+
+
+def _check_results(path: Path, results: pd.DataFrame, config: RunConfig) -> None:
+    if results.empty:
+        raise ConfigurationError(f"{path} has no rows; the comparison has measured nothing yet.")
+    splits = sorted(set(results["split"]) - {"train", "eval"})
+    if splits:
+        raise ConfigurationError(f"{path}: split '{splits[0]}'; allowed: eval, train.")
+    others = sorted(set(results["environment"]) - {config.environment})
+    if others:
+        raise ConfigurationError(
+            f"{path}: environment '{others[0]}', but config.json says '{config.environment}'."
+        )
+
+
+def _training_scenario(path: Path, results: pd.DataFrame) -> str:
+    """Return the scenario that policies learn in; a run without learners has one plain scenario."""
+    trained = set(results.loc[results["split"] == "train", "scenario"])
+    if not trained:
+        names = set(results["scenario"])
+        trained = {n for n in names if not parse_scenario(n).keys() & set(EXTRA_POINTS)}
+    if len(trained) != 1:
+        found = ", ".join(sorted(trained)) or "none"
+        raise ConfigurationError(f"{path}: one training scenario is expected; found: {found}.")
+    return str(trained.pop())

@@ -1,0 +1,103 @@
+"""What the figures and tables show: estimates over seeds, per entry and step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from icl_optimizer.comparison.statistics import Estimate, estimate
+from icl_optimizer.report.loading import Run
+from icl_optimizer.report.palette import Entry
+
+WINDOW = 10
+MOST_POINTS = 60
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Estimates of one entry over interactions.
+
+    Attributes:
+        entry: Whose they are.
+        steps: Interactions so far, increasing.
+        values: One estimate per step.
+    """
+
+    entry: Entry
+    steps: tuple[int, ...]
+    values: tuple[Estimate, ...]
+
+    def at(self, step: int) -> Estimate | None:
+        """Return the estimate at the last checkpoint that is not beyond ``step``."""
+        inside = [v for s, v in zip(self.steps, self.values, strict=True) if s <= step]
+        return inside[-1] if inside else None
+
+
+def per_entry(data: pd.DataFrame) -> Iterator[tuple[Entry, pd.DataFrame]]:
+    """Yield the rows of each entry."""
+    for (policy, llm), rows in data.groupby(["policy", "llm"], sort=False):
+        yield Entry(str(policy), str(llm)), rows
+
+
+def curve(entry: Entry, rows: pd.DataFrame) -> Curve:
+    """Return the estimates over seeds at every step of ``rows``."""
+    groups = [(int(str(step)), g["value"].to_numpy()) for step, g in rows.groupby("step")]
+    steps = tuple(step for step, _ in groups)
+    return Curve(entry, steps, tuple(estimate(values) for _, values in groups))
+
+
+def eval_curves(run: Run, metric: str) -> dict[Entry, Curve]:
+    """Return the greedy evaluation of ``metric`` at the training scenario, per entry."""
+    return {entry: curve(entry, rows) for entry, rows in per_entry(run.rows(metric))}
+
+
+def train_curves(run: Run) -> dict[Entry, Curve]:
+    """Return the reward met while learning, a moving average of ten per seed, per entry."""
+    data = run.rows("reward", split="train")
+    return {entry: curve(entry, _smooth(rows)) for entry, rows in per_entry(data)}
+
+
+def learners(run: Run) -> set[Entry]:
+    """Return the entries that learned; the rest are fixed rules."""
+    return {entry for entry, _ in per_entry(run.rows("reward", split="train"))}
+
+
+def last_step(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the last step of each seed."""
+    return rows[rows["step"] == rows.groupby("seed")["step"].transform("max")]
+
+
+def headline(run: Run) -> str:
+    """Return the metric that policies are ranked by: optimality, or reward without an oracle."""
+    return "reward" if run.rows("optimality").empty else "optimality"
+
+
+def cost(run: Run, entry: Entry, metric: str) -> Estimate | None:
+    """Return what ``summary.csv`` says of ``metric``; None if it was not measured or is NaN."""
+    data = run.summary
+    mine = (data["policy"] == entry.policy) & (data["llm"] == entry.llm)
+    rows = data[mine & (data["metric"] == metric) & data["mean"].notna()]
+    if rows.empty:
+        return None
+    mean, low, high, n = rows.iloc[0][["mean", "ci_low", "ci_high", "n"]]
+    return Estimate(float(mean), float(low), float(high), int(n))
+
+
+def _smooth(rows: pd.DataFrame) -> pd.DataFrame:
+    ordered = rows.sort_values(["seed", "step"])
+    means: Callable[[pd.Series[Any]], pd.Series[Any]] = lambda v: v.rolling(WINDOW).mean()  # noqa: E731
+    smooth = ordered.assign(value=ordered.groupby("seed")["value"].transform(means))
+    return _thin(smooth[smooth["value"].notna()])
+
+
+def _thin(rows: pd.DataFrame) -> pd.DataFrame:
+    """Keep at most ``MOST_POINTS`` steps, evenly spread, the last one always."""
+    steps = np.sort(rows["step"].unique())
+    if len(steps) <= MOST_POINTS:
+        return rows
+    kept = steps[np.linspace(0, len(steps) - 1, MOST_POINTS).round().astype(int)]
+    return rows[rows["step"].isin(kept)]

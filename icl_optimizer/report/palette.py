@@ -1,0 +1,108 @@
+"""Who is in a run, and the one colour, dash and marker each keeps in every figure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from icl_optimizer.report.loading import Run
+
+BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+BLUE, VERMILLION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#767676"
+"""Okabe and Ito's colours without yellow, which is too pale for a line on white, and a grey."""
+
+REFERENCES = ("oracle", "random")
+DRL = ("dqn", "ppo", "a2c", "han-sac", "mlp-sac", "ppo-surrogate")
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a series looks: colour, dash and marker by name (see the two renderers)."""
+
+    color: str
+    dash: str = "solid"
+    marker: str = "circle"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a comparison: a policy with its language model (empty for most)."""
+
+    policy: str
+    llm: str = ""
+
+    @property
+    def is_icl(self) -> bool:
+        """Whether a language model decides, in context."""
+        return bool(self.llm) or self.policy.startswith("icl")
+
+
+KNOWN = {
+    "icl": Style(BLUE, "solid", "circle"),
+    "icl-latest": Style(SKY, "dash", "square"),
+    "icl-greedy": Style(GREEN, "dot", "triangle"),
+    "icl-paper": Style(PURPLE, "dashdot", "diamond"),
+    "dqn": Style(VERMILLION, "longdash", "down"),
+    "ppo": Style(ORANGE, "dashdot", "plus"),
+    "oracle": Style(BLACK, "dash", "star"),
+    "random": Style(GREY, "dot", "cross"),
+}
+SPARE = tuple(
+    Style(color, dash, marker)
+    for marker, dash, offset in (
+        ("pentagon", "solid", 0),
+        ("hexagon", "dash", 2),
+        ("left", "dashdot", 4),
+        ("right", "dot", 1),
+    )
+    for color in (
+        (ORANGE, PURPLE, GREEN, SKY, VERMILLION, BLUE)[offset:]
+        + (ORANGE, PURPLE, GREEN, SKY, VERMILLION, BLUE)[:offset]
+    )
+)
+OTHER_MODELS = (("dot", "square"), ("dashdot", "triangle"), ("longdash", "diamond"))
+"""A policy's further language models keep its colour and change dash and marker."""
+
+
+class Palette:
+    """Labels and styles of the entries of a run.
+
+    Args:
+        entries: In the order of the configuration.
+    """
+
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        """Give every policy a style, known ones always the same."""
+        self.entries = tuple(entries)
+        policies = list(dict.fromkeys(e.policy for e in self.entries))
+        taken = {KNOWN[p].color for p in policies if p in KNOWN}
+        # colours not in use come first
+        spare = sorted(SPARE, key=lambda style: style.color in taken)
+        unknown = [p for p in policies if p not in KNOWN]
+        self._styles = {p: KNOWN[p] for p in policies if p in KNOWN}
+        self._styles |= {p: spare[i % len(spare)] for i, p in enumerate(unknown)}
+
+    @classmethod
+    def of(cls, run: Run) -> Palette:
+        """Return the palette of a run, policies in the order of its configuration."""
+        columns = run.results[["policy", "llm"]].drop_duplicates()
+        found = [Entry(str(p), str(m)) for p, m in columns.itertuples(index=False)]
+        order = {name: i for i, name in enumerate(run.config.policies)}
+        return cls(sorted(found, key=lambda e: (order.get(e.policy, len(order)), e.llm)))
+
+    def label(self, entry: Entry) -> str:
+        """Return the policy's name, with its model where the run has several for it."""
+        several = len(self._models(entry)) > 1
+        return f"{entry.policy} ({entry.llm})" if several and entry.llm else entry.policy
+
+    def style(self, entry: Entry) -> Style:
+        """Return how the entry looks in every figure."""
+        base = self._styles[entry.policy]
+        rank = self._models(entry).index(entry.llm)
+        if rank == 0:
+            return base
+        dash, marker = OTHER_MODELS[(rank - 1) % len(OTHER_MODELS)]
+        return replace(base, dash=dash, marker=marker)
+
+    def _models(self, entry: Entry) -> list[str]:
+        return [e.llm for e in self.entries if e.policy == entry.policy]

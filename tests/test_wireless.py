@@ -1,0 +1,222 @@
+"""Radio physics and scheduling against values worked by hand, and their properties."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from icl_optimizer.environments.wireless import RadioConfig
+from icl_optimizer.environments.wireless.fading import fading_tape, read_tape
+from icl_optimizer.environments.wireless.layout import hexagon_points, site_positions
+from icl_optimizer.environments.wireless.pathloss import (
+    breakpoint_distance,
+    los_path_loss,
+    los_probability,
+    nlos_path_loss,
+    shadowing_std,
+)
+from icl_optimizer.environments.wireless.scheduler import (
+    log_rate,
+    moving_average,
+    proportional_fair,
+    shannon_rate,
+    sinr,
+)
+
+UMA = (2.0, 25.0, 1.5)  # carrier in GHz, heights in m
+UMI = (2.0, 10.0, 1.5)
+
+
+def test_uma_los_before_the_breakpoint() -> None:
+    # d3D = sqrt(100^2 + 23.5^2) = 102.7241, log10 = 2.011672
+    # 28 + 22 * 2.011672 + 20 * log10(2) = 28 + 44.2568 + 6.0206 = 78.2774
+    assert los_path_loss("uma", 100.0, *UMA) == pytest.approx(78.2774, abs=1e-4)
+
+
+def test_uma_los_beyond_the_breakpoint() -> None:
+    # d'BP = 4 * (25 - 1) * (1.5 - 1) * 2e9 / 3e8 = 320 m
+    assert breakpoint_distance(*UMA) == pytest.approx(320.0)
+    # d3D = sqrt(500^2 + 23.5^2) = 500.5520, log10 = 2.699449, times 40 = 107.9780
+    # 9 * log10(320^2 + 23.5^2) = 9 * log10(102952.25) = 9 * 5.012636 = 45.1137
+    # 28 + 107.9780 + 6.0206 - 45.1137 = 96.8849
+    assert los_path_loss("uma", 500.0, *UMA) == pytest.approx(96.8849, abs=2e-4)
+
+
+def test_uma_nlos() -> None:
+    # 13.54 + 39.08 * 2.699449 + 6.0206 = 13.54 + 105.4945 + 6.0206 = 125.0551
+    assert nlos_path_loss("uma", 500.0, *UMA) == pytest.approx(125.0551, abs=2e-4)
+
+
+def test_umi_los_and_nlos() -> None:
+    # d'BP = 4 * 9 * 0.5 * 2e9 / 3e8 = 120 m; d3D = sqrt(100^2 + 8.5^2) = 100.3606,
+    # log10 = 2.001563; LOS: 32.4 + 21 * 2.001563 + 6.0206 = 80.4534
+    assert los_path_loss("umi", 100.0, *UMI) == pytest.approx(80.4534, abs=2e-4)
+    # 22.4 + 35.3 * 2.001563 + 21.3 * 0.30103 = 22.4 + 70.6552 + 6.4119 = 99.4671
+    assert nlos_path_loss("umi", 100.0, *UMI) == pytest.approx(99.4671, abs=2e-4)
+
+
+def test_los_probability() -> None:
+    # 18 m: 1; 100 m: 18/100 + exp(-100/63) * 82/100 = 0.18 + 0.20447 * 0.82 = 0.34767
+    np.testing.assert_allclose(los_probability("uma", [5.0, 18.0, 100.0]), [1, 1, 0.34767], 1e-4)
+    # 0.18 + exp(-100/36) * 0.82 = 0.18 + 0.062177 * 0.82 = 0.230985
+    np.testing.assert_allclose(los_probability("umi", [18.0, 100.0]), [1, 0.230985], 1e-4)
+
+
+def test_shadowing_depends_on_sight() -> None:
+    assert shadowing_std("uma", np.array([True, False])).tolist() == [4.0, 6.0]
+    assert shadowing_std("umi", np.array([True, False])).tolist() == [4.0, 7.82]
+
+
+@given(
+    st.sampled_from(["uma", "umi"]),
+    st.floats(10, 5000),
+    st.floats(0, 100),
+    st.floats(0.5, 100),
+    st.floats(1.5, 12.9),
+)
+def test_loss_grows_with_distance_and_without_sight(scenario, near, more, carrier, height) -> None:
+    link = (carrier, 25.0 if scenario == "uma" else 10.0, height)
+    clear = los_path_loss(scenario, [near, near + more], *link)
+    obstructed = nlos_path_loss(scenario, [near, near + more], *link)
+    assert clear[1] >= clear[0] - 1e-9
+    assert obstructed[1] >= obstructed[0] - 1e-9
+    assert (obstructed >= clear).all()
+
+
+def test_noise_and_power_per_resource_block() -> None:
+    cfg = RadioConfig()
+    # -174 + 9 = -165 dBm/Hz = 10^-19.5 W/Hz = 3.16228e-20; times 180 kHz = 5.6921e-15 W
+    assert cfg.rb_noise_w == pytest.approx(5.6921e-15, rel=1e-5)
+    # 46 dBm = 10^1.6 W = 39.8107 W over 100 blocks
+    assert cfg.rb_power_w == pytest.approx(0.398107, rel=1e-6)
+
+
+def test_sinr_and_rate_of_two_cells() -> None:
+    # received 7e-14 W, from the other cell 9e-15 W, noise 1e-15 W: 7e-14 / 1e-14 = 7
+    fading = np.array([[[1.0, 3.0 / 7.0]]], np.float32)
+    ratio = sinr(fading, np.full((1, 1, 1), 7e-14), np.full((1, 1, 1), 9e-15), 1e-15)
+    np.testing.assert_allclose(ratio, [[[7.0, 3.0]]], rtol=1e-6)
+    # 100 kHz * log2(1 + 7) = 300 kbit/s, and log2(1 + 3) = 2
+    np.testing.assert_allclose(shannon_rate(ratio, 1e5), [[[3e5, 2e5]]], rtol=1e-6)
+    np.testing.assert_allclose(log_rate(ratio) / np.log(2), [[[3.0, 2.0]]], rtol=1e-6)
+
+
+def test_scheduler_over_three_intervals() -> None:
+    # one block, rates 3 and 1, averages from 1, t_c = 2
+    # 1: 3/1 > 1/1, first user: averages 0.5 + 1.5 = 2 and 0.5
+    # 2: 3/2 < 1/0.5, second: averages 1 and 0.25 + 0.5 = 0.75
+    # 3: 3/1 > 1/0.75, first: averages 0.5 + 1.5 = 2 and 0.375
+    unit = 1e6  # above the least average of 1 bit/s
+    average = np.full((2, 1), unit)
+    expected = [(0, [2.0, 0.5]), (1, [1.0, 0.75]), (0, [2.0, 0.375])]
+    for first, after in expected:
+        rates = np.array([[[3.0]], [[1.0]]], np.float32) * np.float32(unit)
+        owner, throughput = proportional_fair(rates, average)
+        average = moving_average(average, throughput, 2.0)
+        assert owner.tolist() == [[first]]
+        np.testing.assert_allclose(average[:, 0] / unit, after, rtol=1e-6)
+
+
+def test_equal_claims_go_to_the_first_user() -> None:
+    owner, throughput = proportional_fair(np.ones((3, 2, 4), np.float32), np.ones((3, 2)))
+    assert owner.tolist() == [[0] * 4] * 2
+    assert throughput.tolist() == [[4.0, 4.0], [0.0, 0.0], [0.0, 0.0]]
+
+
+@given(st.integers(1, 400), st.integers(1, 4), st.integers(1, 12), st.integers(0, 2**32 - 1))
+def test_every_block_has_one_owner(n_users, n_envs, n_blocks, seed) -> None:
+    rng = np.random.default_rng(seed)
+    # few distinct values, so that ties occur
+    rates = rng.integers(0, 5, (n_users, n_envs, n_blocks)).astype(np.float32)
+    average = rng.integers(1, 4, (n_users, n_envs)).astype(np.float64)
+    owner, throughput = proportional_fair(rates.copy(), average)
+    metric = rates * (1.0 / average).astype(np.float32)[:, :, None]
+    np.testing.assert_array_equal(owner, metric.argmax(axis=0))
+    owned = np.take_along_axis(rates, owner[None].astype(np.int64), axis=0)[0]
+    np.testing.assert_allclose(throughput.sum(axis=0), owned.sum(axis=1), rtol=1e-5)
+    mine = owner[None] == np.arange(n_users)[:, None, None]
+    np.testing.assert_allclose(throughput, (rates * mine).sum(axis=2), rtol=1e-5)
+
+
+def run_scheduler(mean_sinr: list[float], intervals: int = 400) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean throughput and the share of blocks of users who fade by Rayleigh."""
+    rng, n_users, n_envs, n_blocks = np.random.default_rng(1), len(mean_sinr), 8, 20
+    tape = fading_tape(2**16)
+    mean = np.array(mean_sinr, np.float32)[:, None, None]
+    average = np.repeat(np.log1p(mean[:, :, 0]) * n_blocks, n_envs, axis=1).astype(np.float64)
+    total, blocks = np.zeros(n_users), np.zeros(n_users)
+    for _ in range(intervals):
+        offset = rng.integers(0, len(tape) - n_users * n_blocks, n_envs)
+        rates = log_rate(read_tape(tape, offset, n_users, n_blocks) * mean)
+        owner, throughput = proportional_fair(rates, average)
+        average = moving_average(average, throughput, 50.0)
+        total += throughput.mean(axis=1)
+        blocks += np.bincount(owner.ravel(), minlength=n_users) / owner.size
+    return total / intervals, blocks / intervals
+
+
+def test_equal_users_get_equal_throughput() -> None:
+    throughput, _ = run_scheduler([10.0, 10.0])
+    assert throughput[0] == pytest.approx(throughput[1], rel=0.02)
+
+
+def test_unequal_users_get_similar_shares_of_blocks() -> None:
+    throughput, share = run_scheduler([100.0, 10.0])
+    np.testing.assert_allclose(share, 0.5, atol=0.08)
+    assert throughput[0] > 1.5 * throughput[1]
+
+
+def test_fading_has_exponential_gains() -> None:
+    tape = fading_tape(2**18)
+    # unit exponential: mean 1, variance 1, P(x > 1) = 1/e
+    assert tape.mean() == pytest.approx(1.0, rel=1e-3)
+    assert tape.var() == pytest.approx(1.0, rel=0.02)
+    assert (tape > 1).mean() == pytest.approx(np.exp(-1), rel=0.01)
+    window = read_tape(tape, np.array([7]), 2, 3)
+    np.testing.assert_array_equal(window[:, 0], tape[7:13].reshape(2, 3))
+
+
+def test_sites_form_hexagonal_rings() -> None:
+    distance = np.linalg.norm(site_positions(19, 500.0), axis=1)
+    # centre, six at 1, six at sqrt(3), six at 2 spacings
+    expected = np.repeat([0.0, 1.0, np.sqrt(3), 2.0], [1, 6, 6, 6]) * 500.0
+    np.testing.assert_allclose(distance, expected, atol=1e-9)
+    assert len({tuple(p) for p in site_positions(19, 500.0).round(6)}) == 19
+
+
+def test_drops_are_uniform_in_the_cell_nearest_to_the_centre() -> None:
+    points = hexagon_points(np.random.default_rng(0).random((20000, 3), dtype=np.float32), 500.0)
+    apart = np.linalg.norm(points[:, None] - site_positions(7, 500.0), axis=2)
+    assert (apart[:, 0] <= apart.min(axis=1) + 1e-3).all()
+    np.testing.assert_allclose(points.mean(axis=0), 0.0, atol=4.0)
+    # half the area lies within r with pi r^2 = area / 2, area = sqrt(3)/2 * 500^2
+    half = np.sqrt(np.sqrt(3) / 4 * 500.0**2 / np.pi)
+    assert (apart[:, 0] < half).mean() == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("scenario", "rural"),
+        ("carrier_ghz", 0.1),
+        ("n_resource_blocks", 0),
+        ("n_sites", 20),
+        ("inter_site_distance_m", 5.0),
+        ("min_distance_m", 400.0),
+        ("user_height_m", 20.0),
+        ("pf_time_constant", 1.0),
+        ("noise_figure_db", float("nan")),
+        ("bandwith", 1.0),
+    ],
+)
+def test_bad_configuration_names_the_field(field, value) -> None:
+    with pytest.raises(ValidationError, match=field):
+        RadioConfig(**{field: value})
+
+
+def test_scenarios_bring_their_distances() -> None:
+    macro, micro = RadioConfig(), RadioConfig(scenario="umi")
+    assert (macro.spacing_m, macro.closest_m, macro.antenna_height_m) == (500.0, 35.0, 25.0)
+    assert (micro.spacing_m, micro.closest_m, micro.antenna_height_m) == (200.0, 10.0, 10.0)
+    assert RadioConfig(scenario="umi", min_distance_m=20).closest_m == 20.0
