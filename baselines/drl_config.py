@@ -78,17 +78,16 @@ CONFIGS: dict[str, type[DrlConfig]] = {"dqn": DqnConfig, "ppo": PpoConfig, "a2c"
 PRESETS: dict[str, DrlConfig] = {
     "dqn": DqnConfig(),
     "dqn-tuned": DqnConfig(
-        gamma=0.0,
+        gamma=0.9,
         learning_starts=16,
         train_every=1,
-        updates=8,
-        target_update=32,
-        epsilon_start=0.3,
-        epsilon_steps=100,
+        updates=4,
+        target_update=100,
+        epsilon_steps=200,
     ),
     "ppo": PpoConfig(),
     "ppo-tuned": PpoConfig(
-        gamma=0.0, learning_rate=3e-3, rollout=32, batch_size=16, gae_lambda=0.0, entropy=0.01
+        gamma=0.9, learning_rate=3e-3, rollout=64, batch_size=32, gae_lambda=0.5, entropy=0.01
     ),
     "a2c": A2cConfig(),
 }

@@ -79,7 +79,7 @@ class BatchedEnv(VectorEnv[NDArray[np.float32], Ints, NDArray[Any]]):
         self.autoreset = autoreset
         mode = AutoresetMode.SAME_STEP if autoreset else AutoresetMode.DISABLED
         self.metadata = {"autoreset_mode": mode, "render_modes": []}
-        self.single_observation_space = _observation_space(problem)
+        self.single_observation_space = observation_box(problem)
         self.single_action_space = spaces.Discrete(len(problem.labels))
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
@@ -205,7 +205,7 @@ class BatchedEnv(VectorEnv[NDArray[np.float32], Ints, NDArray[Any]]):
         return checked.astype(np.int64)
 
 
-def _observation_space(problem: Problem) -> spaces.Box:
+def observation_box(problem: Problem) -> spaces.Box:
     """Return the box that the columns of ``problem`` span."""
     low = [0.0 if isinstance(c, Category) else c.low for c in problem.columns]
     high = [c.high for c in problem.columns]

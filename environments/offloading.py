@@ -87,12 +87,9 @@ class OffloadingVectorEnv(BatchedEnv):
         self._rows = np.arange(num_envs)
 
     def _begin(self, indices: Ints) -> None:
-        draws = [draw_tasks(self.rngs[i], self.config) for i in indices]
-        radio = [
-            self.radio.draw_episode(self.rngs[i], self.config.horizon) for i in indices
-        ]
-        for i, draw in zip(indices, draws, strict=True):
-            self._tasks.fill(int(i), draw)
+        rngs = [self.rngs[i] for i in indices]
+        self._tasks.fill(indices, draw_tasks(rngs, self.config))
+        radio = [self.radio.draw_episode(rng, self.config.horizon) for rng in rngs]
         self.radio.reset(indices, radio)
         self._slot_free[indices] = 0.0
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from functools import cache
 
 import numpy as np
-from numpy.typing import NDArray
 
+from icl_optimizer.environments.base import Bools, Floats, Ints
 from icl_optimizer.environments.offloading_config import (
     PAPER_TYPES,
     OffloadingConfig,
@@ -15,9 +16,9 @@ from icl_optimizer.environments.offloading_config import (
 )
 
 
-@dataclass
+@dataclass(frozen=True)
 class TaskDraws:
-    """Tasks in order of arrival; each array is ``(horizon,)``, or ``(E, horizon)`` stacked.
+    """Tasks in order of arrival, one row per episode; each array is ``(E, horizon)``.
 
     Attributes:
         word: Index of the service type in the environment's word list.
@@ -29,76 +30,78 @@ class TaskDraws:
         backhaul_s: Backhaul delay at arrival, seconds.
     """
 
-    word: NDArray[np.int64]
-    quality_task: NDArray[np.bool_]
-    estimate: NDArray[np.float64]
-    tokens: NDArray[np.float64]
-    user: NDArray[np.int64]
-    arrival_s: NDArray[np.float64]
-    backhaul_s: NDArray[np.float64]
+    word: Ints
+    quality_task: Bools
+    estimate: Floats
+    tokens: Floats
+    user: Ints
+    arrival_s: Floats
+    backhaul_s: Floats
 
     @classmethod
     def empty(cls, num_envs: int, horizon: int) -> TaskDraws:
         """Return room for ``num_envs`` episodes."""
+        types = {"word": np.int64, "quality_task": np.bool_, "user": np.int64}
         shape = (num_envs, horizon)
-        whole, real = np.zeros(shape, dtype=np.int64), np.zeros(shape)
-        return cls(
-            whole,
-            np.zeros(shape, dtype=np.bool_),
-            real,
-            real.copy(),
-            whole.copy(),
-            real.copy(),
-            real.copy(),
-        )
+        return cls(**{f.name: np.zeros(shape, types.get(f.name, np.float64)) for f in fields(cls)})
 
-    def fill(self, index: int, episode: TaskDraws) -> None:
-        """Copy ``episode`` into row ``index``."""
+    def fill(self, indices: Ints, episodes: TaskDraws) -> None:
+        """Copy ``episodes`` ``(n, horizon)`` into the rows ``indices`` ``(n,)``."""
         for item in fields(self):
-            getattr(self, item.name)[index] = getattr(episode, item.name)
+            getattr(self, item.name)[indices] = getattr(episodes, item.name)
 
 
-def draw_tasks(rng: np.random.Generator, config: OffloadingConfig) -> TaskDraws:
-    """Return the tasks of one episode, drawn from ``rng``."""
-    n = config.horizon
-    quality = rng.random(n) < config.quality_share
-    low, high = config.mean_tokens * (1 - config.token_spread), config.mean_tokens * (
-        1 + config.token_spread
-    )
-    estimate = rng.uniform(low, high, n)
-    error = np.clip(rng.standard_normal(n), -3, 3) * config.estimate_error
+def draw_tasks(rngs: Sequence[np.random.Generator], config: OffloadingConfig) -> TaskDraws:
+    """Return the tasks of one episode for each generator in ``rngs``."""
+    shape = (len(rngs), config.horizon)
+    kind, size, error, word, gap, switch, noise = np.zeros((7, *shape))
+    user, start = np.zeros(shape, dtype=np.int64), np.zeros((len(rngs), 1), dtype=np.int64)
+    for i, rng in enumerate(rngs):
+        rng.random(out=kind[i])
+        rng.random(out=size[i])
+        rng.standard_normal(out=error[i])
+        rng.random(out=word[i])
+        user[i] = rng.integers(config.users, size=config.horizon)
+        rng.standard_exponential(out=gap[i])
+        if config.congested:
+            rng.random(out=switch[i])
+            start[i] = rng.integers(2)
+            rng.random(out=noise[i])
+    quality = kind < config.quality_share
+    low = config.mean_tokens * (1 - config.token_spread)
+    high = config.mean_tokens * (1 + config.token_spread)
+    estimate = low + (high - low) * size
     return TaskDraws(
-        word=_draw_words(rng, quality, config),
+        word=_pick_words(word, quality, config),
         quality_task=quality,
         estimate=estimate,
-        tokens=estimate * (1 + error),
-        user=rng.integers(config.users, size=n),
-        arrival_s=np.cumsum(rng.exponential(config.mean_gap_s, n)),
-        backhaul_s=_draw_backhaul(rng, config),
+        tokens=estimate * (1 + error.clip(-3, 3) * config.estimate_error),
+        user=user,
+        arrival_s=np.cumsum(config.mean_gap_s * gap, axis=1),
+        backhaul_s=_backhaul(switch, start, noise, config),
     )
 
 
-def _draw_words(
-    rng: np.random.Generator, quality: NDArray[np.bool_], config: OffloadingConfig
-) -> NDArray[np.int64]:
+@cache
+def _word_pool(config: OffloadingConfig, kind: str) -> Ints:
+    """Return the indices of the words of one kind that may occur."""
+    paper = config.vocabulary == "paper"
+    allowed = PAPER_TYPES if paper else service_types(config.words)
+    everything = list(PAPER_TYPES if paper else service_types())
+    return np.array([everything.index(name) for name, k in allowed.items() if k == kind])
+
+
+def _pick_words(uniforms: Floats, quality: Bools, config: OffloadingConfig) -> Ints:
     """Return a word of each task's kind, uniform over the words that may occur."""
-    everything = PAPER_TYPES if config.vocabulary == "paper" else service_types()
-    allowed = PAPER_TYPES if config.vocabulary == "paper" else service_types(config.words)
-    index = {name: i for i, name in enumerate(everything)}
-    pools: dict[Any, NDArray[np.int64]] = {
-        kind: np.array([index[n] for n, k in allowed.items() if k == kind])
-        for kind in ("regular", "quality")
-    }
-    picks = rng.random(len(quality))
-    regular = pools["regular"][(picks * len(pools["regular"])).astype(int)]
-    return np.where(quality, pools["quality"][(picks * len(pools["quality"])).astype(int)], regular)
+    pools = [_word_pool(config, kind) for kind in ("regular", "quality")]
+    regular, demanding = (pool[(uniforms * len(pool)).astype(np.int64)] for pool in pools)
+    return np.where(quality, demanding, regular)
 
 
-def _draw_backhaul(rng: np.random.Generator, config: OffloadingConfig) -> NDArray[np.float64]:
+def _backhaul(switch: Floats, start: Ints, noise: Floats, config: OffloadingConfig) -> Floats:
     """Return the backhaul delay at each task: fixed, or a two-state chain with +-50 % noise."""
-    n = config.horizon
     if not config.congested:
-        return np.full(n, config.backhaul_s)
-    switches = np.cumsum(rng.random(n) < config.backhaul_switch) + rng.integers(2)
-    slow = switches % 2 == 1
-    return np.where(slow, config.slow_backhaul_s, config.backhaul_s) * rng.uniform(0.5, 1.5, n)
+        return np.full(switch.shape, config.backhaul_s)
+    switches = np.cumsum(switch < config.backhaul_switch, axis=1) + start
+    level = np.where(switches % 2 == 1, config.slow_backhaul_s, config.backhaul_s)
+    return np.asarray(level * (0.5 + noise))

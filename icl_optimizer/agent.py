@@ -13,7 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from icl_optimizer.deciders import Answer, Calibration, Decider, GenerateDecider, ScoreDecider
+from icl_optimizer.deciders import (
+    Answer,
+    AutoDecider,
+    Calibration,
+    ChannelDecider,
+    Decider,
+    GenerateDecider,
+    ScoreDecider,
+)
 from icl_optimizer.decision import Decision, Outcome, Situations
 from icl_optimizer.environments.base import BatchedEnv
 from icl_optimizer.errors import CalibrationWarning, ConfigurationError
@@ -48,9 +56,12 @@ class ICLConfig(BaseModel):
         True, description="Leave out keywords that do not explain the pool's decisions."
     )
     layout: str = Field("completion", description="Template in layouts/ that builds the prompt.")
-    decider: Literal["score", "generate"] = Field("score", description="How the model answers.")
+    decider: Literal["auto", "score", "channel", "generate"] = Field(
+        "auto", description="How the model answers; auto: score, and channel for new words."
+    )
     calibration: Calibration = Field("pool", description="How label scores are calibrated.")
     orders: int = Field(1, ge=1, le=8, description="Example orders whose scores are averaged.")
+    passes: int = Field(2, ge=1, le=4, description="Times that the examples are shown over.")
     cache: bool = Field(True, description="Reuse the answer to an identical prompt.")
 
 
@@ -103,7 +114,12 @@ class ICLAgent(Policy):
                 f"model '{self.model.name}' returns no log-probabilities for decider='score'; "
                 "allowed: decider='generate'."
             )
-        return ScoreDecider(self.model, self.builder, calibration=self.config.calibration)
+        options = {"calibration": self.config.calibration, "passes": self.config.passes}
+        kind = self.config.decider
+        if kind == "auto" and not self.model.capabilities.likelihoods:
+            kind = "score"
+        classes = {"auto": AutoDecider, "score": ScoreDecider, "channel": ChannelDecider}
+        return classes[kind](self.model, self.builder, **options)
 
     def decide(self, situations: Situations, *, explore: bool = False) -> list[Decision]:
         """Decide for observations ``(n, columns)`` or contexts; see :class:`Policy`."""
@@ -139,7 +155,8 @@ class ICLAgent(Policy):
         )
         keywords, examples = self._table()
         query = restrict(context, keywords)
-        return self.builder.render(self._orders(examples, query)[0], query)
+        shown = self._orders(examples, query)[0] * self.config.passes
+        return self.builder.render(shown, query)
 
     def save(self, path: str | Path) -> None:
         """Write the agent as JSON; the model itself is named, not stored."""

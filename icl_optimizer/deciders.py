@@ -87,17 +87,22 @@ class ScoreDecider(Decider):
       this is the threshold midway between the class means.
     - ``batch``: the mean score over earlier queries (Zhou et al. 2023, batch calibration).
 
-    With several orders the calibrated scores are averaged.
+    With several orders the calibrated scores are averaged. The examples are shown ``passes``
+    times over: a small model that has seen each of them come back copies the right one.
     """
 
     calibration: Calibration = "pool"
-    _biases: dict[tuple[Example, ...], Floats] = field(default_factory=dict)
+    passes: int = 2
+    _biases: dict[tuple[tuple[Example, ...], bool], Floats] = field(default_factory=dict)
     _recent: deque[Floats] = field(default_factory=lambda: deque(maxlen=256))
 
     def __post_init__(self) -> None:
         """Check the calibration's name and that the labels can be told apart."""
         if self.calibration not in CALIBRATIONS:
             raise unknown_name("calibration", self.calibration, CALIBRATIONS)
+        self._check_labels()
+
+    def _check_labels(self) -> None:
         self.model.check_labels(self.labels)
 
     @property
@@ -107,7 +112,8 @@ class ScoreDecider(Decider):
 
     def scores(self, examples: Sequence[Example], queries: Sequence[Context]) -> Floats:
         """Return log-probabilities over the labels, shape ``(n, labels)``, not calibrated."""
-        raw = self.model.score([self.builder.render(examples, q) for q in queries], self.labels)
+        shown = list(examples) * self.passes
+        raw = self.model.score([self.builder.render(shown, q) for q in queries], self.labels)
         return np.asarray(raw - np.logaddexp.reduce(raw, axis=1, keepdims=True))
 
     def _answer(
@@ -115,29 +121,38 @@ class ScoreDecider(Decider):
     ) -> list[Answer]:
         total = np.zeros((len(queries), len(self.labels)))
         for examples in orders:
-            scores = self.scores(examples, queries)
-            total += (scores - self.bias(tuple(examples))) / len(orders)
+            shown = tuple(examples)
+            known = {e.context for e in shown}
+            scores = self.scores(shown, queries)
+            biases = [self.bias(shown, known=q in known) for q in queries]
+            total += (scores - np.array(biases)) / len(orders)
             self._recent.extend(scores)
         probabilities = np.exp(total - np.logaddexp.reduce(total, axis=1, keepdims=True))
         return [Answer(tuple(float(p) for p in row)) for row in probabilities]
 
-    def bias(self, examples: tuple[Example, ...]) -> Floats:
-        """Return what is subtracted from each label's score, shape ``(labels,)``."""
+    def bias(self, examples: tuple[Example, ...], *, known: bool) -> Floats:
+        """Return what is subtracted from each label's score, shape ``(labels,)``.
+
+        Args:
+            examples: What the prompt shows.
+            known: Whether the query's context is among them; the model is surer of those.
+        """
         nothing = np.zeros(len(self.labels))
         if self.calibration == "batch":
             return np.mean(self._recent, axis=0) if self._recent else nothing
         if self.calibration == "none":
             return nothing
-        if examples not in self._biases:
+        key = (examples, known)
+        if key not in self._biases:
             if len(self._biases) > 64:
                 self._biases.clear()
-            self._biases[examples] = self._measure_bias(examples)
-        return self._biases[examples]
+            self._biases[key] = self._measure_bias(examples, known)
+        return self._biases[key]
 
-    def _measure_bias(self, examples: tuple[Example, ...]) -> Floats:
+    def _measure_bias(self, examples: tuple[Example, ...], known: bool) -> Floats:
         classes = {e.action for e in examples}
         if self.calibration == "pool" and len(classes) == len(self.labels):
-            scores = self.scores(examples, [e.context for e in examples])
+            scores = self._pool_scores(examples, known)
             by_class: dict[int, list[Floats]] = defaultdict(list)
             for example, row in zip(examples, scores, strict=True):
                 by_class[example.action].append(row)
@@ -145,6 +160,79 @@ class ScoreDecider(Decider):
         # a pool that does not hold every decision says nothing about the others
         names = examples[0].context if examples else [c.name for c in self.builder.problem.columns]
         return self.scores(examples, [Context({name: "N/A" for name in names})])[0]
+
+    def _pool_scores(self, examples: tuple[Example, ...], known: bool) -> Floats:
+        """Return the scores of the examples as queries, ``(n, labels)``."""
+        return self.scores(examples, [e.context for e in examples])
+
+
+@dataclass
+class ChannelDecider(ScoreDecider):
+    """Eq. (6) by Bayes' rule: the label whose own examples make the query most likely.
+
+    Pr(y | x) is proportional to Pr(x | y): for each label the model reads a list of the examples
+    with that decision and tells how likely the query is as its next entry (noisy channel, Min et
+    al. 2022). A small model is far better at continuing a list of like things than at naming the
+    label of one. Calibration ``pool`` leaves each example out of its own list.
+    """
+
+    def _check_labels(self) -> None:
+        """Accept any labels: their names are not scored."""
+
+    def scores(self, examples: Sequence[Example], queries: Sequence[Context]) -> Floats:
+        """Return the log-likelihood of each query among each label's examples, ``(n, labels)``."""
+        shown = list(examples) * self.passes
+        texts = [f" {self.builder.words(q)}" for q in queries]
+        columns = [
+            self.model.likelihood([self.builder.render_list(shown, action)] * len(texts), texts)
+            for action in range(len(self.labels))
+        ]
+        return np.stack(columns, axis=1)
+
+    def _pool_scores(self, examples: tuple[Example, ...], known: bool) -> Floats:
+        if known:
+            return self.scores(examples, [e.context for e in examples])
+        held_out = [self.scores([o for o in examples if o is not e], [e.context]) for e in examples]
+        return np.concatenate(held_out)
+
+
+@dataclass
+class AutoDecider(Decider):
+    """Scores labels for queries whose words the examples know, and asks the channel for new words.
+
+    Measured on the embedded model: label scores with the examples shown twice are right for every
+    known context in every order, the channel generalises far better to words never seen.
+    """
+
+    calibration: Calibration = "pool"
+    passes: int = 2
+
+    def __post_init__(self) -> None:
+        """Build both."""
+        self.score = ScoreDecider(
+            self.model, self.builder, calibration=self.calibration, passes=self.passes
+        )
+        self.channel = ChannelDecider(
+            self.model, self.builder, calibration=self.calibration, passes=1
+        )
+
+    def _answer(
+        self, orders: Sequence[Sequence[Example]], queries: Sequence[Context]
+    ) -> list[Answer]:
+        seen: dict[str, set[str]] = defaultdict(set)
+        for example in orders[0]:
+            for keyword, word in example.context.items():
+                seen[keyword].add(word)
+        new = [q for q in queries if seen and any(w not in seen[k] for k, w in q.items())]
+        known = [q for q in queries if q not in new]
+        parts = ((self.channel, new), (self.score, known))
+        answers = {
+            query: answer
+            for decider, part in parts
+            if part
+            for query, answer in zip(part, decider.answer(orders, part), strict=True)
+        }
+        return [answers[q] for q in queries]
 
 
 @dataclass

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-import numpy as np
-
 from icl_optimizer.decision import Outcome
 from icl_optimizer.errors import ConfigurationError, unknown_name
 from icl_optimizer.problem import Context, Problem
@@ -54,9 +52,9 @@ class ExperiencePool:
 
     - ``prioritized``: the rules of Zhou et al. (Section III-B). A new context enters as good;
       in a known one the higher reward stays; a violated constraint is bad and changes nothing.
-    - ``means``: one example per context, the decision with the higher *mean* reward, so that a
-      lucky reward does not stay for ever. A decision not yet tried in a context is credited with
-      its mean reward in the contexts that share most keywords.
+    - ``means``: one example per context in which at least two decisions were tried, the one with
+      the highest *mean* reward. So neither a lucky reward nor a decision that nothing was held
+      against stays for ever. Before there is any such context, rule 1 holds: what was tried first.
     - ``latest``: the last ``capacity`` outcomes as they are (baseline 1 of the paper).
 
     Args:
@@ -117,33 +115,13 @@ class ExperiencePool:
             elif self.replay == "prioritized":
                 self._examples = list(self._best.values())
             else:
-                self._examples = [self._mean_example(c) for c in self.tallies]
+                self._examples = self._mean_examples()
         return self._examples
 
-    def estimate(self, context: Context, action: int) -> float | None:
-        """Return the mean reward of ``action`` in ``context``, or in the contexts most like it.
-
-        None where the action was never tried anywhere.
-        """
-        own = self.tallies.get(context, {}).get(action)
-        if own is not None:
-            return own.mean
-        best, rewards = -1, list[float]()
-        for other, actions in self.tallies.items():
-            if action not in actions:
-                continue
-            matches = context.matches(other)
-            if matches > best:
-                best, rewards = matches, []
-            if matches == best:
-                rewards.append(actions[action].mean)
-        return float(np.mean(rewards)) if rewards else None
-
     def best_action(self, context: Context) -> int | None:
-        """Return the decision with the highest estimate, or None before any experience."""
-        values = [self.estimate(context, a) for a in range(len(self.problem.labels))]
-        known = [-np.inf if v is None else v for v in values]
-        return None if max(known) == -np.inf else int(np.argmax(known))
+        """Return the decision with the highest mean reward in ``context``; None if never seen."""
+        tallies = self.tallies.get(context)
+        return None if not tallies else max(tallies, key=lambda action: tallies[action].mean)
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain JSON values."""
@@ -182,11 +160,14 @@ class ExperiencePool:
         known = self._best.get(outcome.context)
         return known is None or outcome.reward > known.reward
 
+    def _mean_examples(self) -> list[Example]:
+        compared = [c for c, actions in self.tallies.items() if len(actions) > 1]
+        return [self._mean_example(c) for c in compared or self.tallies]
+
     def _mean_example(self, context: Context) -> Example:
-        action = self.best_action(context)
-        assert action is not None, "a context with tallies has a best action"
-        reward = self.estimate(context, action)
-        return Example(context, action, float(reward if reward is not None else np.nan))
+        tallies = self.tallies[context]
+        action = max(tallies, key=lambda a: tallies[a].mean)
+        return Example(context, action, tallies[action].mean)
 
     def _forget(self) -> None:
         for store in (self.tallies, self._best):

@@ -24,6 +24,7 @@ class ShownExample:
     """An example as a template sees it."""
 
     description: str
+    words: str
     label: str
     reward: float
     evaluation: str
@@ -59,10 +60,15 @@ class PromptBuilder:
         """Return a context as one line of text."""
         return ", ".join(f"{name.lower()}: {word}" for name, word in context.items()).capitalize()
 
+    def words(self, context: Context) -> str:
+        """Return the words of a context without its keywords."""
+        return ", ".join(context.words)
+
     def show(self, example: Example) -> ShownExample:
         """Return an example as templates see it."""
         return ShownExample(
             self.describe(example.context),
+            self.words(example.context),
             self.problem.labels[example.action],
             round(example.reward, 2),
             "good" if example.good else "bad",
@@ -74,7 +80,17 @@ class PromptBuilder:
             f"layouts/{self.layout}.j2",
             **self.parts,
             examples=[self.show(e) for e in examples],
-            query=self.describe(context),
+            query=self.words(context),
+            query_description=self.describe(context),
+        ).rstrip()
+
+    def render_list(self, examples: Sequence[Example], action: int) -> str:
+        """Return the prompt that lists the examples with one decision; a query continues it."""
+        return self._render(
+            "layouts/channel.j2",
+            **self.parts,
+            label=self.problem.labels[action],
+            examples=[self.show(e) for e in examples if e.action == action],
         ).rstrip()
 
     def _render(self, name: str, **values: Any) -> str:

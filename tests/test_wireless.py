@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from icl_optimizer.environments.wireless import RadioConfig
-from icl_optimizer.environments.wireless.fading import fading_tape, read_tape
+from icl_optimizer.environments.wireless.fading import fading_tape, fading_windows, read_windows
 from icl_optimizer.environments.wireless.layout import hexagon_points, site_positions
 from icl_optimizer.environments.wireless.pathloss import (
+    Scenario,
     breakpoint_distance,
     los_path_loss,
     los_probability,
@@ -75,7 +76,9 @@ def test_shadowing_depends_on_sight() -> None:
     st.floats(0.5, 100),
     st.floats(1.5, 12.9),
 )
-def test_loss_grows_with_distance_and_without_sight(scenario, near, more, carrier, height) -> None:
+def test_loss_grows_with_distance_and_without_sight(
+    scenario: Scenario, near: float, more: float, carrier: float, height: float
+) -> None:
     link = (carrier, 25.0 if scenario == "uma" else 10.0, height)
     clear = los_path_loss(scenario, [near, near + more], *link)
     obstructed = nlos_path_loss(scenario, [near, near + more], *link)
@@ -125,7 +128,7 @@ def test_equal_claims_go_to_the_first_user() -> None:
 
 
 @given(st.integers(1, 400), st.integers(1, 4), st.integers(1, 12), st.integers(0, 2**32 - 1))
-def test_every_block_has_one_owner(n_users, n_envs, n_blocks, seed) -> None:
+def test_every_block_has_one_owner(n_users: int, n_envs: int, n_blocks: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     # few distinct values, so that ties occur
     rates = rng.integers(0, 5, (n_users, n_envs, n_blocks)).astype(np.float32)
@@ -142,13 +145,13 @@ def test_every_block_has_one_owner(n_users, n_envs, n_blocks, seed) -> None:
 def run_scheduler(mean_sinr: list[float], intervals: int = 400) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean throughput and the share of blocks of users who fade by Rayleigh."""
     rng, n_users, n_envs, n_blocks = np.random.default_rng(1), len(mean_sinr), 8, 20
-    tape = fading_tape(2**16)
+    windows = fading_windows(2**16, n_blocks)
     mean = np.array(mean_sinr, np.float32)[:, None, None]
     average = np.repeat(np.log1p(mean[:, :, 0]) * n_blocks, n_envs, axis=1).astype(np.float64)
     total, blocks = np.zeros(n_users), np.zeros(n_users)
     for _ in range(intervals):
-        offset = rng.integers(0, len(tape) - n_users * n_blocks, n_envs)
-        rates = log_rate(read_tape(tape, offset, n_users, n_blocks) * mean)
+        offset = rng.integers(0, 2**16 - n_users * n_blocks, n_envs)
+        rates = log_rate(read_windows(windows, offset, n_users) * mean)
         owner, throughput = proportional_fair(rates, average)
         average = moving_average(average, throughput, 50.0)
         total += throughput.mean(axis=1)
@@ -173,7 +176,7 @@ def test_fading_has_exponential_gains() -> None:
     assert tape.mean() == pytest.approx(1.0, rel=1e-3)
     assert tape.var() == pytest.approx(1.0, rel=0.02)
     assert (tape > 1).mean() == pytest.approx(np.exp(-1), rel=0.01)
-    window = read_tape(tape, np.array([7]), 2, 3)
+    window = read_windows(fading_windows(2**18, 3), np.array([7]), 2)
     np.testing.assert_array_equal(window[:, 0], tape[7:13].reshape(2, 3))
 
 
@@ -210,9 +213,9 @@ def test_drops_are_uniform_in_the_cell_nearest_to_the_centre() -> None:
         ("bandwith", 1.0),
     ],
 )
-def test_bad_configuration_names_the_field(field, value) -> None:
+def test_bad_configuration_names_the_field(field: str, value: object) -> None:
     with pytest.raises(ValidationError, match=field):
-        RadioConfig(**{field: value})
+        RadioConfig.model_validate({field: value})
 
 
 def test_scenarios_bring_their_distances() -> None:

@@ -32,7 +32,7 @@ def trajectory(network: RadioNetwork) -> np.ndarray:
 
 @pytest.mark.parametrize("scenario", ["uma", "umi"])
 @pytest.mark.parametrize("interference_fading", [False, True])
-def test_batched_equals_plain_python(scenario, interference_fading) -> None:
+def test_batched_equals_plain_python(scenario: str, interference_fading: bool) -> None:
     cfg = SMALL.model_copy(
         update={"scenario": scenario, "interference_fading": interference_fading}
     )
@@ -50,7 +50,7 @@ def test_batch_size_does_not_change_a_cell() -> None:
     np.testing.assert_array_equal(alone[:, 0], among[:, 1])
 
 
-def test_chunks_do_not_change_a_cell(monkeypatch) -> None:
+def test_chunks_do_not_change_a_cell(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = trajectory(started(SMALL, list(range(7))))
     monkeypatch.setattr("icl_optimizer.environments.wireless.network.CHUNK_PAIRS", 250)
     np.testing.assert_array_equal(whole, trajectory(started(SMALL, list(range(7)))))
@@ -96,8 +96,7 @@ def test_hand_calculation_with_two_cells() -> None:
 
 
 def test_two_fixed_users_share_one_block() -> None:
-    # SINR 7 and 1 (interference-free), one block of 100 kHz: 300 and 100 kbit/s, t_c = 2;
-    # averages start at half of that, 150 and 50, a tie; so the second user is given SINR 3 less
+    # no neighbours; 1 W and 1e-15 W of noise: SINR 7 and 1, one block of 100 kHz: 300, 100 kbit/s
     cfg = RadioConfig(
         n_resource_blocks=1,
         rb_bandwidth_hz=1e5,
@@ -109,7 +108,7 @@ def test_two_fixed_users_share_one_block() -> None:
     scalar = ScalarRadioNetwork(cfg, 2, FixedChannel([[7e-15], [1e-15]], 1))
     scalar.reset(scalar.channel.draw_episode(np.random.default_rng(0), 2, 3))
     scalar.capacity = [200e3, 50e3]
-    # 300/200 < 100/50: second user; averages 100 and 25 + 50 = 75
+    # t_c = 2; 300/200 < 100/50: second user; averages 100 and 25 + 50 = 75
     assert scalar.step(0) == pytest.approx([100e3, 75e3])
     # 300/100 > 100/75: first user; averages 50 + 150 = 200 and 37.5
     assert scalar.step(1) == pytest.approx([200e3, 37.5e3])
@@ -172,5 +171,7 @@ def test_errors_name_what_is_wrong() -> None:
     network = started(SMALL, [1])
     with pytest.raises(ConfigurationError, match="n_steps is 3; allowed: 12"):
         network.reset(np.array([0]), [network.draw_episode(np.random.default_rng(0), 3)])
+    with pytest.raises(ConfigurationError, match="n_users is 3; allowed: 1"):
+        FixedChannel([[1.0]], 4).draw_episode(np.random.default_rng(0), 3, 1)
     with pytest.raises(IndexError):
         network.step(np.array([STEPS]))

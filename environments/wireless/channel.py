@@ -9,6 +9,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike
 
+from icl_optimizer.errors import ConfigurationError
+
 from .arrays import Floats, Ints, Singles
 
 
@@ -72,7 +74,15 @@ class FixedChannel:
         self._n_blocks = n_blocks
 
     def draw_episode(self, rng: np.random.Generator, n_users: int, n_steps: int) -> ChannelDraws:
-        """Return empty draws; ``rng`` is left as it is."""
+        """Return empty draws; ``rng`` is left as it is.
+
+        Raises:
+            ConfigurationError: If the gains are not those of ``n_users``.
+        """
+        if len(self._gain) != n_users:
+            raise ConfigurationError(
+                f"n_users is {n_users}; allowed: {len(self._gain)}, the rows of gain."
+            )
         nothing = np.empty((0, 0), dtype=np.float32)
         return ChannelDraws(nothing, nothing, nothing, np.zeros(n_steps, dtype=np.int64))
 

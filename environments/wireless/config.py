@@ -25,69 +25,74 @@ class RadioConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     scenario: Scenario = Field(
-        "uma", description="Urban macro or urban micro (street canyon) of TR 38.901. Assumption."
+        default="uma",
+        description="Urban macro or urban micro (street canyon) of TR 38.901. Assumption.",
     )
     carrier_ghz: float = Field(
-        2.0, ge=0.5, le=100, description="Carrier frequency, GHz. Assumption."
+        default=2.0, ge=0.5, le=100, description="Carrier frequency, GHz. Assumption."
     )
     n_resource_blocks: int = Field(
-        100, ge=1, le=1000, description="Resource blocks of the cell: 20 MHz. Assumption."
+        default=100, ge=1, le=1000, description="Resource blocks of the cell: 20 MHz. Assumption."
     )
     rb_bandwidth_hz: float = Field(
-        180e3, ge=1e3, le=1e8, description="Bandwidth b_q of one resource block, Hz. Assumption."
+        default=180e3,
+        ge=1e3,
+        le=1e8,
+        description="Bandwidth b_q of one resource block, Hz. Assumption.",
     )
     tx_power_dbm: float = Field(
-        46,
+        default=46,
         ge=-30,
         le=80,
         description="Power of a site, dBm, in equal parts over the resource blocks. Assumption.",
     )
     noise_dbm_per_hz: float = Field(
-        -174, ge=-200, le=-100, description="Noise density N_0, dBm/Hz. Assumption."
+        default=-174, ge=-200, le=-100, description="Noise density N_0, dBm/Hz. Assumption."
     )
     noise_figure_db: float = Field(
-        9, ge=0, le=30, description="Noise figure of the users' receivers, dB. Assumption."
+        default=9, ge=0, le=30, description="Noise figure of the users' receivers, dB. Assumption."
     )
     n_sites: int = Field(
-        7,
+        default=7,
         ge=1,
         le=19,
         description="Sites: the serving one in the centre, then the nearest of a hexagonal grid, "
         "all sending on every resource block. Assumption.",
     )
     inter_site_distance_m: float | None = Field(
-        None,
+        default=None,
         ge=40,
         le=1900,
         description="Distance of neighbouring sites, metres; None: 500 (uma), 200 (umi). The "
         "limit keeps every link within the 5 km of TR 38.901. Assumption.",
     )
     min_distance_m: float | None = Field(
-        None,
+        default=None,
         ge=10,
         description="Least horizontal distance of a user from its site, metres; None: 35 (uma), "
         "10 (umi). Assumption.",
     )
     bs_height_m: float | None = Field(
-        None,
+        default=None,
         gt=1,
         le=150,
         description="Height of the sites' antennas, metres; None: 25 (uma), 10 (umi). Assumption.",
     )
     user_height_m: float = Field(
-        1.5, ge=1.5, lt=13, description="Height of the users' antennas, metres. Assumption."
+        default=1.5, ge=1.5, lt=13, description="Height of the users' antennas, metres. Assumption."
     )
     pf_time_constant: float = Field(
-        100,
+        default=100,
         ge=2,
         description="Time constant of the scheduler's moving average, in scheduling intervals. "
         "Assumption.",
     )
     interference_fading: bool = Field(
-        False, description="Whether interference fades fast too, or counts by its mean. Assumption."
+        default=False,
+        description="Whether interference fades fast too, or counts by its mean. Assumption.",
     )
     fading_tape_length: int = Field(
-        2**18, ge=1000, le=2**26, description="Samples of the fading trace. Assumption."
+        default=2**18, ge=1000, le=2**26, description="Samples of the fading trace. Assumption."
     )
 
     @model_validator(mode="after")

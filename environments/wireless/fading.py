@@ -26,19 +26,23 @@ def fading_tape(length: int) -> Singles:
     return gains
 
 
-def read_tape(tape: Singles, offset: Ints, n_users: int, n_blocks: int) -> Singles:
+@cache
+def fading_windows(length: int, n_blocks: int) -> Singles:
+    """Return every window of ``n_blocks`` samples of the trace, ``(length - Q + 1, Q)``; a view."""
+    windows: Singles = sliding_window_view(fading_tape(length), n_blocks)
+    return windows
+
+
+def read_windows(windows: Singles, offset: Ints, n_users: int) -> Singles:
     """Return the gains that start at ``offset``: user after user, each block after block.
 
     Args:
-        tape: The trace, shape ``(length,)``.
-        offset: Where each sub-environment starts, shape ``(E,)``, at most
-            ``length - n_users * n_blocks``.
+        windows: Windows of the trace, shape ``(W, Q)``.
+        offset: Where each sub-environment starts, shape ``(E,)``, at most ``W - (K - 1) Q - 1``.
         n_users: Users ``K``.
-        n_blocks: Resource blocks ``Q``.
 
     Returns:
         A new array, shape ``(K, E, Q)``.
     """
-    windows = sliding_window_view(tape, n_blocks)
-    starts = offset + np.arange(n_users)[:, None] * n_blocks
+    starts = offset + np.arange(n_users)[:, None] * windows.shape[1]
     return np.asarray(windows[starts])

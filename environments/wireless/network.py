@@ -12,6 +12,7 @@ from icl_optimizer.errors import ConfigurationError
 from .arrays import Floats, Ints, Singles
 from .channel import Channel, ChannelDraws
 from .config import RadioConfig
+from .parallel import for_each
 from .scheduler import (
     LEAST_AVERAGE,
     log_rate,
@@ -118,7 +119,9 @@ class RadioNetwork:
         Raises:
             IndexError: If an interval lies outside the episode.
         """
-        rows = slice(None) if env_indices is None else np.asarray(env_indices)
+        # a slice makes views where indices would make copies
+        everyone = env_indices is None or len(env_indices) == self.n_envs
+        rows = slice(None) if everyone else np.asarray(env_indices)
         envs = self._everyone[rows]
         cells = _Cells(
             self._received_w[:, rows],
@@ -156,12 +159,15 @@ class RadioNetwork:
     def _schedule(self, cells: _Cells, average: Floats) -> Floats:
         """Return each user's throughput in one interval, bit/s, ``(K, n)``."""
         throughput = np.empty_like(average)
-        for start in range(0, len(cells.offset), self._chunk):
+
+        def work(start: int) -> None:
             part = slice(start, start + self._chunk)
             rates = log_rate(self._sinr(cells[part]))
             _, throughput[:, part] = proportional_fair(rates, average[:, part])
+
+        for_each(work, range(0, len(cells.offset), self._chunk))
         # from nat/s/Hz to bit/s here, on K throughputs, instead of on K x Q rates
-        return throughput * self.cfg.rb_bandwidth_hz / np.log(2.0)
+        return np.asarray(throughput * self.cfg.rb_bandwidth_hz / np.log(2.0))
 
     def _sinr(self, cells: _Cells) -> Singles:
         """Return the SINR on every block, ``(K, n, Q)``."""

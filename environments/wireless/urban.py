@@ -9,12 +9,12 @@ from icl_optimizer.errors import ConfigurationError
 from .arrays import Floats, Ints, Singles
 from .channel import ChannelDraws
 from .config import RadioConfig
-from .fading import fading_tape, read_tape
+from .fading import fading_windows, read_windows
 from .layout import hexagon_points, site_positions
 from .pathloss import los_path_loss, los_probability, nlos_path_loss, shadowing_std
 
 # Drops per episode, for K users: in an urban grid about two thirds of the drops in a cell find it
-# the strongest, so these leave fewer than K with a chance of about one in a million.
+# the strongest, so these leave fewer than K in a few of a million episodes.
 DROPS_PER_USER = 2
 SPARE_DROPS = 16
 
@@ -37,7 +37,7 @@ class UrbanChannel:
         """Place the sites and load the fading trace."""
         self._cfg = cfg
         self._sites = site_positions(cfg.n_sites, cfg.spacing_m)
-        self._tape = fading_tape(cfg.fading_tape_length)
+        self._windows = fading_windows(cfg.fading_tape_length, cfg.n_resource_blocks)
 
     def draw_episode(self, rng: np.random.Generator, n_users: int, n_steps: int) -> ChannelDraws:
         """Draw placements, line of sight, shadowing and fading offsets of one episode.
@@ -82,8 +82,8 @@ class UrbanChannel:
 
     def fading(self, offset: Ints, n_users: int, site: int = 0) -> Singles:
         """Return Rayleigh power gains towards ``site``, shape ``(K, E, Q)``; mean 1."""
-        n_blocks = self._cfg.n_resource_blocks
-        return read_tape(self._tape, offset + site * n_users * n_blocks, n_users, n_blocks)
+        span = n_users * self._cfg.n_resource_blocks
+        return read_windows(self._windows, offset + site * span, n_users)
 
     def best_fading(self, n_users: int) -> float:
         """Return the mean maximum of ``n_users`` unit exponentials: the harmonic number."""

@@ -31,12 +31,14 @@ class Capabilities:
         embeddings: ``embed`` works.
         constrained: ``generate`` accepts ``choices``.
         context_size: Tokens of prompt and answer together; None when unknown.
+        likelihoods: ``likelihood`` works.
     """
 
     logprobs: bool
     embeddings: bool
     constrained: bool = False
     context_size: int | None = None
+    likelihoods: bool = False
 
 
 class LanguageModel(ABC):
@@ -86,6 +88,35 @@ class LanguageModel(ABC):
             return np.empty((0, len(labels)))
         with self._timed():
             return self._score(list(prompts), list(labels))
+
+    def likelihood(self, prompts: Sequence[str], texts: Sequence[str]) -> NDArray[np.float64]:
+        """Return the log-probability of each whole text as the continuation of its prompt.
+
+        Args:
+            prompts: n prompts, without trailing spaces.
+            texts: n texts as they would continue their prompt, the leading space included.
+
+        Returns:
+            Natural log-probabilities, shape (n,).
+
+        Raises:
+            ConfigurationError: The model gives no likelihoods.
+            PromptTooLongError: A prompt and its text do not fit.
+        """
+        require_permission(self)
+        self._require("likelihoods", "give the likelihood of a text; use another decider")
+        check_texts("prompts", prompts)
+        if len(prompts) != len(texts) or not all(texts):
+            raise ConfigurationError(
+                f"texts are {len(texts)} for {len(prompts)} prompts; "
+                "allowed: one text for each prompt, none empty."
+            )
+        with self._timed():
+            values = self._likelihood(list(prompts), list(texts)) if prompts else []
+        return np.asarray(values, dtype=np.float64)
+
+    def reset(self) -> None:  # noqa: B027  # most models keep nothing between calls
+        """Forget prefixes of earlier prompts, so that the same calls give the same numbers."""
 
     def generate(
         self,
@@ -187,6 +218,9 @@ class LanguageModel(ABC):
 
     @abstractmethod
     def _score(self, prompts: list[str], labels: list[str]) -> NDArray[np.float64]: ...
+
+    def _likelihood(self, prompts: list[str], texts: list[str]) -> list[float]:
+        raise ConfigurationError(f"the model '{self.name}' gives no likelihoods.")
 
     @abstractmethod
     def _generate(

@@ -10,12 +10,12 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 from weakref import WeakValueDictionary
 
-from icl_optimizer.errors import ConfigurationError, MissingDependencyError
+from icl_optimizer.errors import ConfigurationError
 from icl_optimizer.llm.errors import ModelError, PromptTooLongError
+from icl_optimizer.llm.native import default_threads, import_xllamacpp
 
 _HOST = "127.0.0.1"
 _SILENT, _INFO = -1, 3
@@ -28,7 +28,7 @@ class EngineSettings:
     Attributes:
         model_path: The GGUF file.
         context_size: Tokens of prompt and answer together.
-        threads: CPU threads; None leaves the choice to llama.cpp (one for each physical core).
+        threads: CPU threads; None for ``default_threads()``.
         cache_mib: Memory for the prefixes of earlier prompts, in MiB.
         embedding: Pool embeddings (mean over tokens) instead of completing text.
         verbose: Let llama.cpp log to stderr.
@@ -70,12 +70,14 @@ class Engine:
                 f"llama.cpp could not load '{settings.model_path.name}' ({error}). It must be a "
                 "GGUF file of a supported model, and the port must be free."
             ) from error
+        self.asked = False
         self.address = str(self._server.listening_address)
         properties = self._http("GET", "/props")
         self.context_size = int(properties["default_generation_settings"]["n_ctx"])
 
     def complete(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Run a completion request (llama.cpp's ``/v1/completions``)."""
+        self.asked = True
         return _checked(self._server.handle_completions(dict(body)))
 
     def chat(self, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,8 +110,10 @@ _engines: WeakValueDictionary[tuple[int, EngineSettings], Engine] = WeakValueDic
 _loading = threading.Lock()
 
 
-def shared_engine(settings: EngineSettings) -> Engine:
+def shared_engine(settings: EngineSettings, *, fresh: bool = False) -> Engine:
     """Return the engine for ``settings``, loading it when nobody in this process holds one.
+
+    A ``fresh`` one has seen no prompt yet and takes the place of the one held so far.
 
     It is freed when its last user lets go. A forked child loads its own, since threads of the
     parent's server do not survive the fork.
@@ -117,34 +121,9 @@ def shared_engine(settings: EngineSettings) -> Engine:
     with _loading:
         key = (os.getpid(), settings)
         engine = _engines.get(key)
-        if engine is None:
+        if engine is None or fresh:
             engine = _engines[key] = Engine(settings)
         return engine
-
-
-def import_xllamacpp() -> ModuleType:
-    """Import xllamacpp.
-
-    Raises:
-        MissingDependencyError: It is not installed.
-    """
-    # Worker threads meet at a barrier hundreds of times per token. OpenMP's default is to spin
-    # there, which takes seconds per token as soon as another process needs the core; sleeping
-    # costs next to nothing. OpenMP reads this once, when the library is loaded.
-    unset = "GOMP_SPINCOUNT" not in os.environ and "OMP_WAIT_POLICY" not in os.environ
-    if unset:
-        os.environ["GOMP_SPINCOUNT"] = "0"
-    try:
-        import xllamacpp
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(
-            "the embedded model needs xllamacpp. Install it: pip install 'icl-optimizer[local]'"
-        ) from error
-    finally:
-        if unset:
-            del os.environ["GOMP_SPINCOUNT"]
-    module: ModuleType = xllamacpp
-    return module
 
 
 def _parameters(xllamacpp: Any, settings: EngineSettings, port: int, key: str) -> Any:
@@ -154,7 +133,8 @@ def _parameters(xllamacpp: Any, settings: EngineSettings, port: int, key: str) -
     params.verbosity = _INFO if settings.verbose else _SILENT
     params.n_parallel = 1
     params.n_ctx = settings.context_size
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = settings.threads or -1
+    threads = settings.threads or default_threads()
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     params.cache_ram_mib = settings.cache_mib
     # Probing the memory first makes loading many times slower.
     params.fit_params = False

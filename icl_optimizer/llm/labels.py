@@ -48,7 +48,15 @@ class LabelTokens:
                 raise shared_token(labels[tokens.index(token)], labels[i], token[1])
         return [identifier for identifier, _ in tokens]
 
+    def all_ids(self, prompt: str, text: str) -> list[int]:
+        """Return the ids of all tokens of ``text`` as the continuation of ``prompt``."""
+        end = last_word(prompt)
+        return [identifier for identifier, _ in self._continuation(end, self._tokenize(end), text)]
+
     def _first_token(self, end: str, before: list[Token], label: str) -> Token:
+        return self._continuation(end, before, label)[0]
+
+    def _continuation(self, end: str, before: list[Token], label: str) -> list[Token]:
         after = self._tokenize(end + label)
         if after[: len(before)] != before:
             raise ConfigurationError(
@@ -56,7 +64,7 @@ class LabelTokens:
                 "label has no probability of its own. Move spaces from the end of the prompt to "
                 "the start of each label."
             )
-        return after[len(before)]
+        return after[len(before) :]
 
 
 def last_word(prompt: str) -> str:
@@ -64,3 +72,13 @@ def last_word(prompt: str) -> str:
     word = prompt.rstrip()
     start = max((match.start() for match in re.finditer(r"\s+", word)), default=0)
     return prompt[start:]
+
+
+def choice_grammar(choices: Sequence[str]) -> str:
+    """Return the GBNF grammar of exactly one of ``choices``, perhaps after a space."""
+    quoted = []
+    for choice in choices:
+        if not choice.isprintable():
+            raise ConfigurationError(f"a choice must be one printable line, got {choice!r}.")
+        quoted.append('"' + choice.replace("\\", "\\\\").replace('"', '\\"') + '"')
+    return f'root ::= " "? ({" | ".join(quoted)})'

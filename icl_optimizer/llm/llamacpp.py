@@ -16,7 +16,7 @@ from icl_optimizer.errors import ConfigurationError
 from icl_optimizer.llm.base import Capabilities, LanguageModel, Message
 from icl_optimizer.llm.engine import Engine, EngineSettings, shared_engine
 from icl_optimizer.llm.errors import ModelError, PromptTooLongError
-from icl_optimizer.llm.labels import LabelTokens
+from icl_optimizer.llm.labels import LabelTokens, choice_grammar
 from icl_optimizer.llm.weights import find_weights
 
 _TOP = 128  # tokens listed with each score; more than about 1,000 would cost time
@@ -52,7 +52,8 @@ class LlamaCpp(LanguageModel):
         Args:
             model_path: A GGUF file; None for the embedded model.
             context_size: Tokens of prompt and answer together; the model's own limit holds too.
-            threads: CPU threads; None for one on each physical core.
+            threads: CPU threads; None for one on each physical core, at most 8, or a single one if
+                torch was imported before this class was first used (see ``native``).
             seed: Of the sampling, where ``temperature`` is above 0.
             temperature: Of ``generate`` and ``chat``; 0 takes the likeliest token. ``score``
                 does not depend on it.
@@ -80,7 +81,7 @@ class LlamaCpp(LanguageModel):
         self._labels = LabelTokens(lambda text: self._running.tokenize(text))
         super().__init__(
             "llamacpp" if model_path is None else f"llamacpp:{model_path}",
-            Capabilities(True, True, True, self._running.context_size),
+            Capabilities(True, True, True, self._running.context_size, likelihoods=True),
         )
 
     def count_tokens(self, text: str) -> int:
@@ -99,6 +100,11 @@ class LlamaCpp(LanguageModel):
         """
         engine = Engine(self._settings, port=port, key="")
         yield f"{engine.address}/v1"
+
+    def reset(self) -> None:
+        """Load the weights anew: prefixes of earlier prompts would shift numbers a little."""
+        if self._running.asked:
+            self._engine = shared_engine(self._settings, fresh=True)
 
     def close(self) -> None:
         """Let go of the weights; they are freed when no other object uses them."""
@@ -174,12 +180,29 @@ class LlamaCpp(LanguageModel):
             completion_tokens=usage["completion_tokens"],
         )
 
+    def _likelihood(self, prompts: list[str], texts: list[str]) -> list[float]:
+        return [self._likelihood_one(p, t) for p, t in zip(prompts, texts, strict=True)]
+
+    def _likelihood_one(self, prompt: str, text: str) -> float:
+        """Force the text token by token and add up what the model would have given each.
+
+        The listed log-probabilities are those before the grammar restricts the choice.
+        """
+        ids = self._labels.all_ids(prompt, text)
+        grammar = "root ::= " + " ".join(f"<[{token}]>" for token in ids)
+        request = {**self._request, "grammar": grammar, "n_probs": 1}
+        answer = self._complete(prompt, request, max_tokens=len(ids))
+        content = answer["choices"][0]["logprobs"]["content"]
+        if [int(entry["id"]) for entry in content] != ids:
+            raise ModelError(f"'{self.name}' did not follow the tokens of {text!r}.")
+        return float(sum(entry["logprob"] for entry in content))
+
     def _generate(
         self, prompts: list[str], max_tokens: int, choices: list[str] | None, stop: list[str]
     ) -> list[str]:
         request = {**self._request, "stop": stop}
         if choices is not None:
-            request["grammar"] = _grammar(choices)
+            request["grammar"] = choice_grammar(choices)
             max_tokens = 1 + max(len(choice.encode()) for choice in choices)
         answers = [self._complete(prompt, request, max_tokens) for prompt in prompts]
         texts = [str(answer["choices"][0]["text"]) for answer in answers]
@@ -210,15 +233,6 @@ class LlamaCpp(LanguageModel):
 
     def _first_tokens(self, prompt: str, labels: list[str]) -> list[str]:
         return [text for _, text in self._labels.first_tokens(prompt, labels)]
-
-
-def _grammar(choices: list[str]) -> str:
-    quoted = []
-    for choice in choices:
-        if not choice.isprintable():
-            raise ConfigurationError(f"a choice must be one printable line, got {choice!r}.")
-        quoted.append('"' + choice.replace("\\", "\\\\").replace('"', '\\"') + '"')
-    return f'root ::= " "? ({" | ".join(quoted)})'
 
 
 def _check_numbers(

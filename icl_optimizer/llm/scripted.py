@@ -26,7 +26,9 @@ class _Script(LanguageModel):
     remote = False
 
     def __init__(self, name: str, logprobs: bool) -> None:
-        super().__init__(name, Capabilities(logprobs, embeddings=False, constrained=True))
+        super().__init__(
+            name, Capabilities(logprobs, False, constrained=True, likelihoods=logprobs)
+        )
         self.prompts: list[str] = []
 
     def count_tokens(self, text: str) -> int:
@@ -64,6 +66,10 @@ class _Script(LanguageModel):
 
     def _score(self, prompts: list[str], labels: list[str]) -> NDArray[np.float64]:
         return np.array([_logprobs(self._ask(prompt), labels) for prompt in prompts])
+
+    def _likelihood(self, prompts: list[str], texts: list[str]) -> list[float]:
+        pairs = zip(prompts, texts, strict=True)
+        return [_logprobs(self._ask(prompt), [text])[0] for prompt, text in pairs]
 
     def _embed(self, texts: list[str]) -> NDArray[np.float64]:
         raise ConfigurationError(f"the model '{self.name}' cannot embed texts.")

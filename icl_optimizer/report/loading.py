@@ -66,6 +66,11 @@ class DecisionRow(BaseModel):
     made_by: str
     oracle_decision: str
 
+    @property
+    def agrees(self) -> bool:
+        """Whether the oracle decides the same."""
+        return self.decision == self.oracle_decision
+
 
 class PolicyExplanation(BaseModel):
     """Prompt, experience pool and decision samples of one policy."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -87,10 +86,16 @@ def cost(run: Run, entry: Entry, metric: str) -> Estimate | None:
     return Estimate(float(mean), float(low), float(high), int(n))
 
 
+def paper_note(run: Run, figure: str) -> str:
+    """Return which figure of the paper to compare with, where the system is the paper's."""
+    known = run.config.environment == "offloading"
+    return f" Compare Fig. {figure} of Zhou et al." if known else ""
+
+
 def _smooth(rows: pd.DataFrame) -> pd.DataFrame:
     ordered = rows.sort_values(["seed", "step"])
-    means: Callable[[pd.Series[Any]], pd.Series[Any]] = lambda v: v.rolling(WINDOW).mean()  # noqa: E731
-    smooth = ordered.assign(value=ordered.groupby("seed")["value"].transform(means))
+    means = ordered.groupby("seed")["value"].rolling(WINDOW).mean()
+    smooth = ordered.assign(value=means.to_numpy())
     return _thin(smooth[smooth["value"].notna()])
 
 

@@ -9,7 +9,8 @@ from icl_optimizer.report.loading import Run
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILLION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#767676"
-"""Okabe and Ito's colours without yellow, which is too pale for a line on white, and a grey."""
+OLIVE, BROWN, SLATE, SILVER = "#8C8200", "#7A4A1E", "#4A5560", "#A3A9AF"
+"""Okabe and Ito's colours; their yellow, too pale for a line on white, is darkened to olive."""
 
 REFERENCES = ("oracle", "random")
 DRL = ("dqn", "ppo", "a2c", "han-sac", "mlp-sac", "ppo-surrogate")
@@ -44,21 +45,22 @@ KNOWN = {
     "icl-paper": Style(PURPLE, "dashdot", "diamond"),
     "dqn": Style(VERMILLION, "longdash", "down"),
     "ppo": Style(ORANGE, "dashdot", "plus"),
+    "bandit": Style(OLIVE, "solid", "pentagon"),
+    "knn": Style(BROWN, "longdash", "hexagon"),
+    "always-local": Style(SLATE, "longdash", "left"),
+    "always-offload": Style(SILVER, "dashdot", "right"),
     "oracle": Style(BLACK, "dash", "star"),
     "random": Style(GREY, "dot", "cross"),
 }
-SPARE = tuple(
-    Style(color, dash, marker)
-    for marker, dash, offset in (
-        ("pentagon", "solid", 0),
-        ("hexagon", "dash", 2),
-        ("left", "dashdot", 4),
-        ("right", "dot", 1),
-    )
-    for color in (
-        (ORANGE, PURPLE, GREEN, SKY, VERMILLION, BLUE)[offset:]
-        + (ORANGE, PURPLE, GREEN, SKY, VERMILLION, BLUE)[:offset]
-    )
+SPARE = (
+    Style(ORANGE, "solid", "right"),
+    Style(OLIVE, "dash", "left"),
+    Style(BROWN, "dot", "right"),
+    Style(PURPLE, "longdash", "hexagon"),
+    Style(SKY, "dashdot", "left"),
+    Style(GREEN, "dash", "pentagon"),
+    Style(VERMILLION, "dot", "left"),
+    Style(BLUE, "dashdot", "right"),
 )
 OTHER_MODELS = (("dot", "square"), ("dashdot", "triangle"), ("longdash", "diamond"))
 """A policy's further language models keep its colour and change dash and marker."""

@@ -1,0 +1,159 @@
+"""What a figure shows, said once: the static picture, the interactive one and its table."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from icl_optimizer.comparison.statistics import Estimate
+from icl_optimizer.report.formatting import number
+from icl_optimizer.report.palette import Style
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis.
+
+    Attributes:
+        name: What is measured.
+        unit: Its unit, shown in brackets after the name.
+        log: Whether it is logarithmic.
+        limits: Range shown; None fits the data.
+    """
+
+    name: str
+    unit: str
+    log: bool = False
+    limits: tuple[float, float] | None = None
+
+    @property
+    def label(self) -> str:
+        """The text beside the axis."""
+        return f"{self.name} [{self.unit}]"
+
+
+@dataclass(frozen=True)
+class Series:
+    """A line with its interval.
+
+    Attributes:
+        name: What it is.
+        x: Positions.
+        values: One estimate per position.
+        style: Colour, dash and marker.
+        level: Whether it is one value drawn across the panel, without markers.
+        faint: Whether it is a reference that stays in the background.
+        legend: Text of the legend where it is not the name; empty keeps it out.
+    """
+
+    name: str
+    x: tuple[float, ...]
+    values: tuple[Estimate, ...]
+    style: Style
+    level: bool = False
+    faint: bool = False
+    legend: str | None = None
+
+    @property
+    def listed_as(self) -> str:
+        """Text of the legend, empty if it has no place there."""
+        return self.name if self.legend is None else self.legend
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A horizontal bar with its interval.
+
+    Attributes:
+        name: Text beside it.
+        value: Its length and interval.
+        style: Its colour.
+        note: Text after its end.
+        hollow: Whether only the outline is drawn, for a value that was not reached.
+    """
+
+    name: str
+    value: Estimate
+    style: Style
+    note: str
+    hollow: bool = False
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A dashed reference line: horizontal across lines, vertical across bars."""
+
+    at: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes with lines or with bars; bars have no ``y`` axis but their names."""
+
+    title: str
+    x: Axis
+    y: Axis | None = None
+    series: tuple[Series, ...] = ()
+    bars: tuple[Bar, ...] = ()
+    rules: tuple[Rule, ...] = ()
+
+    def x_range(self) -> tuple[float, float]:
+        """Return the first and last position of any line."""
+        points = [x for s in self.series for x in s.x]
+        return min(points), max(points)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of the report.
+
+    Attributes:
+        id: File name without suffix, and anchor.
+        title: Heading.
+        caption: What is shown and how to read it.
+        alt: What there is to see, for readers who do not.
+        panels: At least one.
+    """
+
+    id: str
+    title: str
+    caption: str
+    alt: str
+    panels: tuple[Panel, ...] = field(default=())
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Return header and rows of the data behind the figure."""
+        if self.panels[0].bars:
+            header = ["panel", "policy", self.panels[0].x.label, "CI low", "CI high", "note"]
+            rows = [
+                [p.title, b.name, *_cells(b.value), b.note] for p in self.panels for b in p.bars
+            ]
+        else:
+            y = self.panels[0].y
+            assert y is not None, "lines have a y axis"
+            header = ["panel", "line", self.panels[0].x.label, y.label, "CI low", "CI high"]
+            rows = [r for p in self.panels for s in p.series for r in _series_rows(p, s)]
+        if len(self.panels) == 1:
+            return header[1:], [row[1:] for row in rows]
+        return header, rows
+
+
+def _series_rows(panel: Panel, series: Series) -> list[list[str]]:
+    if series.level:
+        return [[panel.title, series.name, "any", *_cells(series.values[0])]]
+    pairs = zip(series.x, series.values, strict=True)
+    return [[panel.title, series.name, number(x), *_cells(v)] for x, v in pairs]
+
+
+def _cells(value: Estimate) -> list[str]:
+    return [number(value.mean), number(value.low), number(value.high)]
+
+
+def ticks(low: float, high: float) -> list[float]:
+    """Return round positions for a logarithmic axis: 1, 2, 5 or 1, 3 or 1 per factor of ten."""
+    decades = math.log10(high / low)
+    steps = (1, 2, 5) if decades < 1.7 else (1, 3) if decades < 3.5 else (1,)
+    exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    points = [float(f"{m}e{e}") for e in exponents for m in steps]
+    return [p for p in points if low <= p * 1.0001 and p <= high * 1.0001]
