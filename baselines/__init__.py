@@ -1,8 +1,9 @@
-"""Policies to compare with: heuristics, an oracle, bandits and deep RL (torch loads when used)."""
+"""Policies to compare with: heuristics, an oracle, bandits, deep RL (torch loads when used)."""
 
 from icl_optimizer.baselines.bandit import BanditPolicy
 from icl_optimizer.baselines.drl import DrlPolicy
 from icl_optimizer.baselines.drl_config import A2cConfig, DqnConfig, DrlConfig, PpoConfig
+from icl_optimizer.baselines.embedding import EmbeddingPolicy
 from icl_optimizer.baselines.heuristics import ConstantPolicy, RandomPolicy
 from icl_optimizer.baselines.knn import KnnPolicy
 from icl_optimizer.baselines.oracle import OraclePolicy
@@ -14,6 +15,7 @@ __all__ = [
     "DqnConfig",
     "DrlConfig",
     "DrlPolicy",
+    "EmbeddingPolicy",
     "KnnPolicy",
     "OraclePolicy",
     "PpoConfig",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,8 @@ from icl_optimizer.rollout import ensure_logger, progress
 
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
+
+    from icl_optimizer.baselines.sb3_models import Dqn, Learner
 
 INSTALL = "pip install 'icl-optimizer[rl]'"
 
@@ -58,13 +60,13 @@ class DrlPolicy(Policy):
 
     def _build(self) -> None:
         try:
-            from icl_optimizer.baselines import sb3_models
+            from icl_optimizer.baselines import sb3_callbacks, sb3_models
         except ImportError as error:
             raise MissingDependencyError(
                 f"policy '{self.name}' needs Stable-Baselines3 and torch: {INSTALL}."
             ) from error
-        self._sb3 = sb3_models
-        self.model = sb3_models.build(self.config, self._encoded_env(), self.seed)
+        self._sb3, self._callback_classes = sb3_models, sb3_callbacks
+        self.model: Learner = sb3_models.build(self.config, self._encoded_env(), self.seed)
 
     def _encoded_env(self) -> VecEnv:
         from icl_optimizer.baselines.spaces_only import SpacesOnly
@@ -118,9 +120,7 @@ class DrlPolicy(Policy):
         actions = preferences.argmax(axis=1)
         return actions, preferences, np.eye(preferences.shape[1])[actions]
 
-    def learn(
-        self, total_timesteps: int, callback: Any = None, progress_bar: bool = False
-    ) -> Self:
+    def learn(self, total_timesteps: int, callback: Any = None, progress_bar: bool = False) -> Self:
         """Learn from ``total_timesteps`` more decisions; see :meth:`Policy.learn`.
 
         A callback's ``model`` is this policy, so it predicts from plain observations.
@@ -134,7 +134,7 @@ class DrlPolicy(Policy):
             progress(f"{self.name} learns", total_timesteps, shown=progress_bar) as advance,
             self._sb3.isolated_random(self.seed + self.num_timesteps),
         ):
-            bridge = self._sb3.Bridge(self, self._callbacks(callback), advance)
+            bridge = self._callback_classes.Bridge(self, self._callbacks(callback), advance)
             self.model.learn(total_timesteps, callback=bridge, reset_num_timesteps=False)
         return self
 
@@ -142,7 +142,7 @@ class DrlPolicy(Policy):
         if callback is None:
             return []
         items = list(callback) if isinstance(callback, Iterable) else [callback]
-        wrap = self._sb3.FunctionCallback
+        wrap = self._callback_classes.FunctionCallback
         return [item if hasattr(item, "on_step") else wrap(item) for item in items]
 
     def update(self, outcomes: Sequence[Outcome]) -> None:
@@ -179,7 +179,7 @@ class DrlPolicy(Policy):
         actions = np.array([o.action for o in outcomes])
         rewards = np.array([o.reward for o in outcomes])
         with self._sb3.isolated_random(self.seed + self.num_timesteps):
-            self.model.replay(self.problem.encode(rows), actions, rewards)
+            cast("Dqn", self.model).replay(self.problem.encode(rows), actions, rewards)
         self.num_timesteps += len(outcomes)
         self.model.num_timesteps = self.num_timesteps
 

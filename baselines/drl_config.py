@@ -87,7 +87,7 @@ PRESETS: dict[str, DrlConfig] = {
     ),
     "ppo": PpoConfig(),
     "ppo-tuned": PpoConfig(
-        gamma=0.9, learning_rate=3e-3, rollout=64, batch_size=32, gae_lambda=0.5, entropy=0.01
+        gamma=0.9, learning_rate=1e-3, rollout=64, batch_size=32, gae_lambda=0.5, entropy=0.01
     ),
     "a2c": A2cConfig(),
 }

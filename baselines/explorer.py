@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -11,15 +12,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icl_optimizer.baselines.saving import identity, read_json, write_json
-from icl_optimizer.decision import Decision, Outcome, Situations
+from icl_optimizer.decision import Decision, MadeBy, Outcome, Situations
 from icl_optimizer.environments.base import BatchedEnv
 from icl_optimizer.experience import ExperiencePool
 from icl_optimizer.exploration import Exploration
-from icl_optimizer.policy import Policy, rows_of
+from icl_optimizer.policy import Policy, one_hot, rows_of
 from icl_optimizer.problem import Context, Problem
 
 CAPACITY = 100_000
 """Contexts that a pool keeps: practically all, a table need not fit into a prompt."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What exploration says about one decision.
+
+    Attributes:
+        proposed: The action to try and the chance of each, or None to judge by experience.
+        forced: Whether it had to be tried, an action being unknown in this context.
+        epsilon: Chance to explore otherwise.
+    """
+
+    proposed: tuple[int, list[float]] | None
+    forced: bool
+    epsilon: float
+
+
+NO_TRIAL = Trial(None, False, 0.0)
 
 
 class ExploringPolicy(Policy):
@@ -60,27 +79,37 @@ class ExploringPolicy(Policy):
     def decide(self, situations: Situations, *, explore: bool = False) -> list[Decision]:
         """Decide for observations or contexts; see :class:`Policy`.
 
-        ``probabilities`` are certain, or those of exploration; the tables know no doubt.
+        ``probabilities`` are certain, since a mean knows no doubt; ``propensity`` is the chance
+        over both ways, exploring and not, to take the action here.
         """
         contexts, rows = self.contexts(situations), rows_of(situations)
-        trials = [self._try(context) if explore else None for context in contexts]
-        asked = [i for i, trial in enumerate(trials) if trial is None]
-        judged = iter(self._judge([contexts[i] for i in asked], [rows[i] for i in asked]))
-        epsilon = self.exploration.epsilon(self.explored) if explore else 0.0
-        decisions = []
-        for context, trial, row in zip(contexts, trials, rows, strict=True):
-            if trial is not None:
-                action, chances = trial
-                decisions.append(
-                    self.rule_decision(context, action, chances, row, "explore", chances[action])
-                )
-            else:
-                action, chances = next(judged)
-                chance = (1 - epsilon) * chances[action] + epsilon / len(chances)
-                decisions.append(
-                    self.rule_decision(context, action, chances, row, propensity=chance)
-                )
-        return decisions
+        trials = [self._try(context) if explore else NO_TRIAL for context in contexts]
+        open_to_judgement = [i for i, trial in enumerate(trials) if not trial.forced]
+        judged = self._judge(
+            [contexts[i] for i in open_to_judgement], [rows[i] for i in open_to_judgement]
+        )
+        own = dict(zip(open_to_judgement, judged, strict=True))
+        return [
+            self._decision(contexts[i], rows[i], trial, own.get(i))
+            for i, trial in enumerate(trials)
+        ]
+
+    def _decision(
+        self,
+        context: Context,
+        row: NDArray[Any] | None,
+        trial: Trial,
+        own: tuple[int, list[float]] | None,
+    ) -> Decision:
+        """Return the decision that exploration (``trial``) or judgement (``own``) takes."""
+        if own is None:
+            assert trial.proposed is not None, "a forced trial proposes an action"
+            action, chances = trial.proposed
+            return self.rule_decision(context, action, chances, row, "explore", chances[action])
+        action, chances = own if trial.proposed is None else trial.proposed
+        chance = (1 - trial.epsilon) * own[1][action] + trial.epsilon / len(chances)
+        made_by: MadeBy = "rule" if trial.proposed is None else "explore"
+        return self.rule_decision(context, action, chances, row, made_by, chance)
 
     def update(self, outcomes: Sequence[Outcome]) -> None:
         """Take outcomes into the experience."""
@@ -117,10 +146,15 @@ class ExploringPolicy(Policy):
         self.explored = data["explored"]
         self.pool = ExperiencePool.from_json(self.problem, data["pool"])
 
-    def _try(self, context: Context) -> tuple[int, list[float]] | None:
-        trial = self.exploration.propose(self.pool, context, self.explored, self.rng)
+    def _try(self, context: Context) -> Trial:
+        actions = range(len(self.problem.labels))
+        forced = self.exploration.try_all_first and any(
+            self.pool.tried(context, action) == 0 for action in actions
+        )
+        epsilon = self.exploration.epsilon(self.explored)
+        proposed = self.exploration.propose(self.pool, context, self.explored, self.rng)
         self.explored += 1
-        return trial
+        return Trial(proposed, forced, epsilon)
 
     def _judge(
         self, contexts: Sequence[Context], rows: Sequence[NDArray[Any] | None]
@@ -130,6 +164,7 @@ class ExploringPolicy(Policy):
             return []
         count = len(self.problem.labels)
         if self.pool.received == 0:
-            return [(int(a), [1 / count] * count) for a in self.rng.integers(count, size=len(contexts))]
+            drawn = self.rng.integers(count, size=len(contexts))
+            return [(int(action), [1 / count] * count) for action in drawn]
         best = self._values(contexts, rows).argmax(axis=1)
-        return [(int(a), [float(i == a) for i in range(count)]) for a in best]
+        return [(int(action), one_hot(int(action), count)) for action in best]

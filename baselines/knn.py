@@ -15,6 +15,9 @@ from icl_optimizer.errors import ConfigurationError
 from icl_optimizer.exploration import Exploration
 from icl_optimizer.problem import Context, Problem
 
+Arrays = tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float64]]
+"""Features, actions and rewards of the experience."""
+
 
 class KnnPolicy(ExploringPolicy):
     """Takes the decision whose k nearest experiences were rewarded most, on average.
@@ -51,7 +54,7 @@ class KnnPolicy(ExploringPolicy):
                 raise ConfigurationError(f"{field} is {value}; allowed: at least 1.")
         self.k, self.capacity = k, capacity
         self._seen: list[tuple[list[float], int, float]] = []
-        self._arrays: tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float64]] | None = None
+        self._arrays: Arrays | None = None
 
     def update(self, outcomes: Sequence[Outcome]) -> None:
         """Take outcomes, which must hold their observation, into the experience."""
@@ -72,9 +75,7 @@ class KnnPolicy(ExploringPolicy):
     ) -> NDArray[np.float64]:
         given = [row for row in rows if row is not None]
         if len(given) < len(rows):
-            raise ConfigurationError(
-                "contexts were given to policy 'knn'; allowed: observations."
-            )
+            raise ConfigurationError("contexts were given to policy 'knn'; allowed: observations.")
         queries = self.problem.encode(self.problem.check(np.array(given)))
         features, actions, rewards = self._experience()
         values = np.full((len(queries), len(self.problem.labels)), -np.inf)
@@ -83,7 +84,7 @@ class KnnPolicy(ExploringPolicy):
             values[:, action] = _nearest_mean(queries, features[mine], rewards[mine], self.k)
         return values
 
-    def _experience(self) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float64]]:
+    def _experience(self) -> Arrays:
         """Return features ``(m, encoded_size)``, actions and rewards ``(m,)``."""
         if self._arrays is None:
             observations, actions, rewards = zip(*self._seen, strict=True)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from torch import nn
 
@@ -21,29 +21,6 @@ from icl_optimizer.baselines.drl_config import A2cConfig, DqnConfig, DrlConfig, 
 
 Floats = NDArray[np.float64]
 Features = NDArray[np.float32]
-
-
-class Learner(Protocol):
-    """What :class:`~icl_optimizer.baselines.drl.DrlPolicy` uses of a learner."""
-
-    policy: Any
-    num_timesteps: int
-    _last_obs: Any
-
-    def preferences(self, features: Features) -> Floats:
-        """Return how much the network prefers each action, rows sum to 1, ``(n, actions)``."""
-
-    def behaviour(self, features: Features) -> Floats:
-        """Return the chance of each action while learning, ``(n, actions)``."""
-
-    def replay(self, features: Features, actions: NDArray[Any], rewards: Floats) -> None:
-        """Learn from logged decisions."""
-
-    def learn(self, total_timesteps: int, **options: Any) -> Any:
-        """Learn in the environment."""
-
-    def set_logger(self, logger: Any) -> None:
-        """Log there."""
 
 
 @contextmanager
@@ -68,12 +45,20 @@ def isolated_random(seed: int) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-class FlatReplayBuffer(ReplayBuffer):  # type: ignore[misc]
+class FlatReplayBuffer(ReplayBuffer):
     """A replay buffer in which a batch of any size can be stored, as logged experience needs."""
 
-    def __init__(self, buffer_size: int, *spaces: Any, n_envs: int = 1, **options: Any) -> None:
+    def __init__(
+        self,
+        buffer_size: int,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        device: torch.device | str = "cpu",
+        n_envs: int = 1,
+        **options: Any,
+    ) -> None:
         """Keep ``buffer_size`` decisions; the number of environments does not matter."""
-        super().__init__(buffer_size, *spaces, n_envs=1, **options)
+        super().__init__(buffer_size, observation_space, action_space, device, 1, **options)
 
     def add(
         self,
@@ -96,7 +81,7 @@ class FlatReplayBuffer(ReplayBuffer):  # type: ignore[misc]
         self.pos = (self.pos + len(rows)) % self.buffer_size
 
 
-class Dqn(DQN):  # type: ignore[misc]
+class Dqn(DQN):
     """DQN whose replay ratio and exploration do not depend on the number of environments."""
 
     def __init__(self, config: DqnConfig, env: VecEnv, seed: int) -> None:
@@ -140,8 +125,9 @@ class Dqn(DQN):  # type: ignore[misc]
         count = len(actions)
         if self._vec_normalize_env is not None:
             self._vec_normalize_env.ret_rms.update(rewards)
-        buffer, done = self.replay_buffer, np.ones(count)
-        buffer.add(features, features, actions, rewards, done, [{}] * count)
+        assert self.replay_buffer is not None, "it was built with the networks"
+        done = np.ones(count)
+        self.replay_buffer.add(features, features, actions, rewards, done, [{}] * count)
         self._due += self.config.updates * count / self.config.train_every
         self._train_due()
 
@@ -160,7 +146,7 @@ class Dqn(DQN):  # type: ignore[misc]
         self, learning_starts: int, action_noise: Any = None, n_envs: int = 1
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Explore in each environment on its own; Stable-Baselines3 does in all or none."""
-        actions = draw(self.behaviour(self._last_obs), self.rng)
+        actions = draw(self.behaviour(np.asarray(self._last_obs)), self.rng)
         return actions, actions
 
 
@@ -192,7 +178,7 @@ class _OnPolicy:
         return done
 
 
-class Ppo(_OnPolicy, PPO):  # type: ignore[misc]
+class Ppo(_OnPolicy, PPO):
     """PPO with rollouts counted in decisions."""
 
     def __init__(self, config: PpoConfig, env: VecEnv, seed: int) -> None:
@@ -220,7 +206,7 @@ class Ppo(_OnPolicy, PPO):  # type: ignore[misc]
             )
 
 
-class A2c(_OnPolicy, A2C):  # type: ignore[misc]
+class A2c(_OnPolicy, A2C):
     """A2C with rollouts counted in decisions."""
 
     def __init__(self, config: A2cConfig, env: VecEnv, seed: int) -> None:
@@ -241,66 +227,7 @@ class A2c(_OnPolicy, A2C):  # type: ignore[misc]
         )
 
 
-class Bridge(BaseCallback):  # type: ignore[misc]
-    """Runs callbacks within a learner with the library's policy as their ``model``.
-
-    So the same callback, which asks ``model.predict`` about plain observations, runs on every
-    policy. ``locals["rewards"]`` are those of the environment, before normalisation.
-    """
-
-    def __init__(self, owner: Any, callbacks: list[BaseCallback], advance: Callable[[int], Any]):
-        """Keep the policy, its callbacks and the progress bar."""
-        super().__init__()
-        self.owner = owner
-        self.callbacks = callbacks
-        self.advance = advance
-
-    def _init_callback(self) -> None:
-        for callback in self.callbacks:
-            callback.init_callback(self.owner)
-
-    def _scope(self) -> dict[str, Any]:
-        scope = {**self.locals, "self": self.owner}
-        if isinstance(self.model.get_env(), VecNormalize) and "rewards" in scope:
-            scope["rewards"] = self.model.get_env().get_original_reward()
-        return scope
-
-    def _on_training_start(self) -> None:
-        for callback in self.callbacks:
-            callback.on_training_start(self._scope(), self.globals)
-
-    def _on_rollout_start(self) -> None:
-        for callback in self.callbacks:
-            callback.on_rollout_start()
-
-    def _on_step(self) -> bool:
-        env = self.training_env
-        self.owner.num_timesteps = self.num_timesteps
-        self.advance(env.num_envs)
-        scope = self._scope()
-        for callback in self.callbacks:
-            callback.update_locals(scope)
-        return all([callback.on_step() for callback in self.callbacks])
-
-    def _on_rollout_end(self) -> None:
-        for callback in self.callbacks:
-            callback.on_rollout_end()
-
-    def _on_training_end(self) -> None:
-        for callback in self.callbacks:
-            callback.on_training_end()
-
-
-class FunctionCallback(BaseCallback):  # type: ignore[misc]
-    """A function of ``locals`` and ``globals`` that returns False to stop (None goes on)."""
-
-    def __init__(self, function: Callable[[dict[str, Any], dict[str, Any]], bool | None]) -> None:
-        """Keep the function."""
-        super().__init__()
-        self.function = function
-
-    def _on_step(self) -> bool:
-        return self.function(self.locals, self.globals) is not False
+Learner = Dqn | Ppo | A2c
 
 
 def build(config: DrlConfig, env: VecEnv, seed: int) -> Learner:

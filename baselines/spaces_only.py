@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -13,8 +12,10 @@ from icl_optimizer.errors import ConfigurationError
 from icl_optimizer.problem import Problem
 
 
-class SpacesOnly(VecEnv):  # type: ignore[misc]
+class SpacesOnly(VecEnv):
     """Lets Stable-Baselines3 build a network for a policy that serves, or learns from a log."""
+
+    render_mode = None
 
     def __init__(self, problem: Problem) -> None:
         """Take the encoded spaces of ``problem``."""
@@ -48,6 +49,6 @@ class SpacesOnly(VecEnv):  # type: ignore[misc]
         """Refuse."""
         self.reset()
 
-    def env_is_wrapped(self, wrapper_class: type, indices: Any = None) -> Sequence[bool]:
+    def env_is_wrapped(self, wrapper_class: type, indices: Any = None) -> list[bool]:
         """Return that nothing is wrapped."""
         return [False]

@@ -51,7 +51,8 @@ class SingleEnv(gym.Env[NDArray[np.float32], np.int64]):
 
     def action_values(self) -> NDArray[np.float64]:
         """Return the reward of every action in the present state, shape ``(actions,)``."""
-        return self.batch.action_values()[0]
+        values: NDArray[np.float64] = self.batch.action_values()[0]
+        return values
 
 
 def as_sb3(env: BatchedEnv, *, encoded: bool = True) -> VecEnv:

@@ -159,7 +159,7 @@ class BatchedEnv(VectorEnv[NDArray[np.float32], Ints, NDArray[Any]]):
     def _advance(self, actions: Ints, decision_ids: Ints) -> StepResult:
         """Carry out ``actions`` ``(E,)`` in the present state."""
 
-    def _arrive(self, indices: Ints) -> None:  # noqa: B027  (optional hook)
+    def _arrive(self, indices: Ints) -> None:
         """Prepare the next decision of the sub-environments ``indices``; ``elapsed`` has moved."""
 
     def _seed(self, seed: int | Sequence[int | None] | None) -> None:

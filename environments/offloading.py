@@ -107,14 +107,15 @@ class OffloadingVectorEnv(BatchedEnv):
         if not self.config.congested:
             return np.zeros(self.num_envs)
         arrival = self._now(self._tasks.arrival_s)
-        return np.maximum(self._slot_free.min(axis=1) - arrival, 0.0)
+        wait: Floats = np.maximum(self._slot_free.min(axis=1) - arrival, 0.0)
+        return wait
 
     def _observe(self) -> NDArray[Any]:
         columns = [self._now(self._tasks.word), self._now(self._tasks.estimate)]
         if self.config.congested:
             columns += [self._wait(), self._now(self._tasks.backhaul_s)]
-        box = self.single_observation_space
-        return np.clip(np.stack(columns, axis=1), box.low, box.high)
+        low, high = ([getattr(c, end) for c in self.problem.columns] for end in ("low", "high"))
+        return np.clip(np.stack(columns, axis=1), low, high)
 
     def _delays(self) -> Floats:
         """Return the total delay of both decisions, seconds, shape ``(E, 2)``; eqs. (1)-(4)."""
@@ -130,7 +131,7 @@ class OffloadingVectorEnv(BatchedEnv):
         """Return whether constraint (4e) holds for both decisions, shape ``(E, 2)``."""
         demanding = self._now(self._tasks.quality_task)
         good = [p.mmlu >= self.config.requirement for p in self._profiles]
-        return ~demanding[:, None] | np.array(good)
+        return np.asarray(~demanding[:, None] | np.array(good))
 
     def _results(self) -> tuple[Floats, Floats, NDArray[np.bool_]]:
         """Return reward, delay and feasibility by label, each ``(E, 2)``."""
@@ -162,7 +163,9 @@ class OffloadingVectorEnv(BatchedEnv):
         }
 
     def _advance(self, actions: Ints, decision_ids: Ints) -> StepResult:
-        rewards, delays, feasible = (part[self._rows, actions] for part in self._results())
+        all_rewards, all_delays, all_feasible = self._results()
+        rewards, delays = all_rewards[self._rows, actions], all_delays[self._rows, actions]
+        feasible = all_feasible[self._rows, actions]
         metrics = {
             "delay_s": delays,
             "quality_task": self._now(self._tasks.quality_task).astype(np.float64),
@@ -248,7 +251,9 @@ def sweep_points(config: OffloadingConfig) -> list[SweepPoint]:
         "quality_share": (0.0, 0.25, 0.5, 0.75, 1.0),
     }
     return [
-        SweepPoint(f"{key}={value};pair={edge}+{cloud}", {key: value, "edge_llm": edge, "cloud_llm": cloud})
+        SweepPoint(
+            f"{key}={value};pair={edge}+{cloud}", {key: value, "edge_llm": edge, "cloud_llm": cloud}
+        )
         for key, values in axes.items()
         for value in values
         for edge, cloud in PAIRS

@@ -22,7 +22,7 @@ PAPER_TYPES = {
 
 
 class OffloadingConfig(BaseModel):
-    """Generation task offloading (Zhou et al. 2024); *assumption* marks what the paper leaves open."""
+    """Generation task offloading (Zhou et al. 2024); *assumption*: left open by the paper."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

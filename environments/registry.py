@@ -116,9 +116,7 @@ def get_spec(name: str) -> EnvironmentSpec:
     raise unknown_name("environment", name, environment_names())
 
 
-def make(
-    name: str, num_envs: int = 1, *, autoreset: bool = True, **settings: Any
-) -> BatchedEnv:
+def make(name: str, num_envs: int = 1, *, autoreset: bool = True, **settings: Any) -> BatchedEnv:
     """Return the batched environment ``name`` with ``settings`` (fields of its configuration)."""
     spec = get_spec(name)
     config = spec.config(settings)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from icl_optimizer.environments.base import BatchedEnv
 from icl_optimizer.errors import ConfigurationError
 
 
-class Sb3VecEnv(VecEnv):  # type: ignore[misc]
+class Sb3VecEnv(VecEnv):
     """Stable-Baselines3's view of a :class:`BatchedEnv`; the dynamics stay where they are."""
 
     def __init__(self, env: BatchedEnv, *, encoded: bool = True) -> None:
@@ -89,6 +88,6 @@ class Sb3VecEnv(VecEnv):  # type: ignore[misc]
         answer = getattr(self.env, method_name)(*args, **kwargs)
         return [answer] * len(list(self._get_indices(indices)))
 
-    def env_is_wrapped(self, wrapper_class: type, indices: Any = None) -> Sequence[bool]:
+    def env_is_wrapped(self, wrapper_class: type, indices: Any = None) -> list[bool]:
         """Return whether episodes are monitored: they are, in ``info["episode"]``."""
         return [wrapper_class is Monitor] * len(list(self._get_indices(indices)))

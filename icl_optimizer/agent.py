@@ -118,7 +118,11 @@ class ICLAgent(Policy):
         kind = self.config.decider
         if kind == "auto" and not self.model.capabilities.likelihoods:
             kind = "score"
-        classes = {"auto": AutoDecider, "score": ScoreDecider, "channel": ChannelDecider}
+        classes: dict[str, type[AutoDecider | ScoreDecider]] = {
+            "auto": AutoDecider,
+            "score": ScoreDecider,
+            "channel": ChannelDecider,
+        }
         return classes[kind](self.model, self.builder, **options)
 
     def decide(self, situations: Situations, *, explore: bool = False) -> list[Decision]:
@@ -150,9 +154,7 @@ class ICLAgent(Policy):
 
     def prompt(self, situation: Context | NDArray[Any]) -> str:
         """Return the prompt that would be sent for this situation."""
-        context = (
-            situation if isinstance(situation, Context) else self.problem.describe(situation)
-        )
+        context = situation if isinstance(situation, Context) else self.problem.describe(situation)
         keywords, examples = self._table()
         query = restrict(context, keywords)
         shown = self._orders(examples, query)[0] * self.config.passes
@@ -264,7 +266,6 @@ class ICLAgent(Policy):
     ) -> Decision:
         action, chances = trial
         self.made_by["explore"] += 1
-        self.latencies.append(0.0)
         return self.rule_decision(
             context, action, chances, row, made_by="explore", propensity=chances[action]
         )

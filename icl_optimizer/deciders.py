@@ -6,7 +6,8 @@ from abc import ABC, abstractmethod
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from itertools import zip_longest
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,6 +92,8 @@ class ScoreDecider(Decider):
     times over: a small model that has seen each of them come back copies the right one.
     """
 
+    leaves_out: ClassVar[bool] = False
+
     calibration: Calibration = "pool"
     passes: int = 2
     _biases: dict[tuple[tuple[Example, ...], bool], Floats] = field(default_factory=dict)
@@ -139,10 +142,11 @@ class ScoreDecider(Decider):
         """
         nothing = np.zeros(len(self.labels))
         if self.calibration == "batch":
-            return np.mean(self._recent, axis=0) if self._recent else nothing
+            return np.asarray(np.mean(self._recent, axis=0)) if self._recent else nothing
         if self.calibration == "none":
             return nothing
-        key = (examples, known)
+        # only a decider that leaves examples out tells known contexts from new ones
+        key = (examples, known or not self.leaves_out)
         if key not in self._biases:
             if len(self._biases) > 64:
                 self._biases.clear()
@@ -156,10 +160,12 @@ class ScoreDecider(Decider):
             by_class: dict[int, list[Floats]] = defaultdict(list)
             for example, row in zip(examples, scores, strict=True):
                 by_class[example.action].append(row)
-            return np.mean([np.mean(rows, axis=0) for rows in by_class.values()], axis=0)
+            means = [np.mean(rows, axis=0) for rows in by_class.values()]
+            return np.asarray(np.mean(means, axis=0))
         # a pool that does not hold every decision says nothing about the others
         names = examples[0].context if examples else [c.name for c in self.builder.problem.columns]
-        return self.scores(examples, [Context({name: "N/A" for name in names})])[0]
+        nothing = Context(dict.fromkeys(names, "N/A"))
+        return np.asarray(self.scores(examples, [nothing])[0])
 
     def _pool_scores(self, examples: tuple[Example, ...], known: bool) -> Floats:
         """Return the scores of the examples as queries, ``(n, labels)``."""
@@ -173,8 +179,11 @@ class ChannelDecider(ScoreDecider):
     Pr(y | x) is proportional to Pr(x | y): for each label the model reads a list of the examples
     with that decision and tells how likely the query is as its next entry (noisy channel, Min et
     al. 2022). A small model is far better at continuing a list of like things than at naming the
-    label of one. Calibration ``pool`` leaves each example out of its own list.
+    label of one. Calibration ``pool`` leaves out
+    an example of each decision and scores those.
     """
+
+    leaves_out: ClassVar[bool] = True
 
     def _check_labels(self) -> None:
         """Accept any labels: their names are not scored."""
@@ -191,9 +200,24 @@ class ChannelDecider(ScoreDecider):
 
     def _pool_scores(self, examples: tuple[Example, ...], known: bool) -> Floats:
         if known:
-            return self.scores(examples, [e.context for e in examples])
-        held_out = [self.scores([o for o in examples if o is not e], [e.context]) for e in examples]
-        return np.concatenate(held_out)
+            return super()._pool_scores(examples, known)
+        scores = {}
+        for group in _one_of_each(examples):
+            rest = [e for e in examples if e not in group]
+            for example, row in zip(
+                group, self.scores(rest, [e.context for e in group]), strict=True
+            ):
+                scores[example] = row
+        return np.array([scores[e] for e in examples])
+
+
+def _one_of_each(examples: Sequence[Example]) -> list[list[Example]]:
+    """Return groups with at most one example of each decision, so that lists shrink evenly."""
+    by_action: dict[int, list[Example]] = defaultdict(list)
+    for example in examples:
+        by_action[example.action].append(example)
+    groups = zip_longest(*by_action.values())
+    return [[e for e in group if e is not None] for group in groups]
 
 
 @dataclass

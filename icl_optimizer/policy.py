@@ -67,9 +67,7 @@ class Policy(ABC):
             self.update([outcome])
         return self
 
-    def learn(
-        self, total_timesteps: int, callback: Any = None, progress_bar: bool = False
-    ) -> Self:
+    def learn(self, total_timesteps: int, callback: Any = None, progress_bar: bool = False) -> Self:
         """Make ``total_timesteps`` decisions in the environment and learn from each.
 
         Args:
@@ -125,7 +123,7 @@ class Policy(ABC):
 
         return None if self.env is None else as_sb3(self.env, encoded=False)
 
-    def get_vec_normalize_env(self) -> None:
+    def get_vec_normalize_env(self) -> None:  # noqa: B027  (part of Stable-Baselines3's contract)
         """Return None: observations are never normalised outside the policy."""
 
     def contexts(self, situations: Situations) -> list[Context]:

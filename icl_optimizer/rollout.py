@@ -81,13 +81,16 @@ def run_learning(
             policy.num_timesteps += env.num_envs
             advance(env.num_envs)
             _record(policy, rewards)
-            if not all([hook.step(locals()) for hook in hooks]):
+            scope = locals()
+            # every callback sees every step, whichever asks to stop
+            going_on = [hook.step(scope) for hook in hooks]
+            if not all(going_on):
                 break
     for hook in hooks:
         hook.end()
 
 
-class progress:  # noqa: N801  (used like a function)
+class progress:
     """A progress bar as a context manager; yields the function that advances it."""
 
     def __init__(self, text: str, total: int, *, shown: bool) -> None:

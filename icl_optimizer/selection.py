@@ -69,7 +69,9 @@ def alternate(examples: Sequence[Example], seed: int) -> list[Example]:
 
 def nearest_last(examples: Sequence[Example], context: Context, k: int) -> list[Example]:
     """Return the ``k`` examples that share most words with ``context``, the nearest at the end."""
-    ranked = sorted(enumerate(examples), key=lambda item: (context.matches(item[1].context), item[0]))
+    ranked = sorted(
+        enumerate(examples), key=lambda item: (context.matches(item[1].context), item[0])
+    )
     return [example for _, example in ranked[-k:]]
 
 

@@ -213,6 +213,12 @@ def test_the_private_port_wants_its_key_and_the_served_one_closes(model: LlamaCp
         http.client.HTTPConnection(host, timeout=10).request("GET", "/health")
 
 
+def test_servers_that_end_at_once_do_not_hang(model: LlamaCpp) -> None:
+    for _ in range(4):
+        with model.serve():
+            pass
+
+
 def test_the_package_imports_nothing_heavy() -> None:
     code = (
         "import sys, icl_optimizer.llm, icl_optimizer.llm.doctor\n"

@@ -11,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
-from icl_optimizer.bench.result import BenchmarkResult, alternate
+from icl_optimizer.bench.result import BenchmarkResult, alternate, summarise
 from icl_optimizer.environments.offloading import OffloadingEnv, OffloadingVectorEnv
 from icl_optimizer.environments.offloading_scalar import ScalarOffloadingEnv
 from icl_optimizer.errors import MissingDependencyError
@@ -27,13 +27,17 @@ def batched_vs_single() -> BenchmarkResult:
     batch, rate = best_batch()
     peer = synchronous(ScalarOffloadingEnv)
     own_single = synchronous(OffloadingEnv)
-    measured = alternate("env_batched_vs_single", rate, partial(vector_rate, peer, 1), ROUNDS)
-    return measured.result(
+    ours, theirs = alternate(
+        "env_batched_vs_single", ROUNDS, lambda _: rate(), lambda _: vector_rate(peer, 1)
+    )
+    return summarise(
         "env_batched_vs_single",
         "decisions/s",
         f"OffloadingVectorEnv({batch}) against gymnasium SyncVectorEnv of {PEER_ENVS} "
         "ScalarOffloadingEnv, the same dynamics in plain Python; whole episodes, resets included; "
         "the batched one uses every core for its radio cells, the peer one",
+        ours,
+        theirs,
         details={
             "batch_size": float(batch),
             "single_env_in_sync_vector_env": vector_rate(own_single, 1),
@@ -46,8 +50,10 @@ def vs_mobile_env() -> BenchmarkResult:
     peer = make_mobile_env()
     batch, rate = best_batch(users=15)
     single = SyncVectorEnv([partial(OffloadingEnv, users=15)])
-    measured = alternate("env_vs_mobile_env", rate, partial(single_rate, peer), ROUNDS)
-    return measured.result(
+    ours, theirs = alternate(
+        "env_vs_mobile_env", ROUNDS, lambda _: rate(), lambda _: single_rate(peer)
+    )
+    return summarise(
         "env_vs_mobile_env",
         "steps/s",
         f"OffloadingVectorEnv({batch}, users=15), 7 sites, against mobile-medium-central-v0 (7 "
@@ -55,6 +61,8 @@ def vs_mobile_env() -> BenchmarkResult:
         "every user. Ours has fading and proportional-fair scheduling on 100 resource blocks and "
         "decides on one task; theirs moves the users, shares each station's rate equally and "
         "decides on every user's connections",
+        ours,
+        theirs,
         details={
             "batch_size": float(batch),
             "one_environment_each": vector_rate(single, EPISODES) / single_rate(peer),

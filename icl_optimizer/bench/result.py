@@ -1,15 +1,15 @@
-"""What a benchmark returns, and how its two sides are measured."""
+"""What a benchmark returns, and how its sides are measured."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
 
 from icl_optimizer.rollout import progress
 
-Side = Callable[[], float]
+Side = Callable[[int], float]
 
 
 @dataclass(frozen=True)
@@ -49,61 +49,62 @@ class BenchmarkResult:
         return data | {"details": {k: _rounded(v) for k, v in self.details.items()}}
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """The figures of both sides, round by round.
+def summarise(
+    name: str,
+    unit: str,
+    note: str,
+    ours: Sequence[float],
+    peer: Sequence[float],
+    *,
+    less_is_better: bool = False,
+    details: Mapping[str, float] | None = None,
+) -> BenchmarkResult:
+    """Return the medians of both sides and their ratio.
 
-    Attributes:
-        ours: Ours, one per round.
-        peer: The peer's, one per round, each taken right after ours.
+    Args:
+        name: Name of the benchmark.
+        unit: What the figures are.
+        note: What was compared.
+        ours: Our figures, one per round.
+        peer: The peer's, each measured next to ours.
+        less_is_better: Whether the figures are costs, such as seconds.
+        details: Further figures.
     """
-
-    ours: tuple[float, ...]
-    peer: tuple[float, ...]
-
-    def result(
-        self,
-        name: str,
-        unit: str,
-        note: str,
-        *,
-        less_is_better: bool = False,
-        details: Mapping[str, float] | None = None,
-    ) -> BenchmarkResult:
-        """Return the medians and their ratio."""
-        ours, peer = median(self.ours), median(self.peer)
-        ratios = [_ratio(a, b, less_is_better) for a, b in zip(self.ours, self.peer, strict=True)]
-        return BenchmarkResult(
-            name,
-            ours,
-            peer,
-            unit,
-            _ratio(ours, peer, less_is_better),
-            f"icl-optimizer bench {name}",
-            note,
-            min(ratios),
-            max(ratios),
-            {**(details or {}), "rounds": float(len(ratios))},
-        )
+    ratios = [_ratio(a, b, less_is_better) for a, b in zip(ours, peer, strict=True)]
+    return BenchmarkResult(
+        name,
+        median(ours),
+        median(peer),
+        unit,
+        _ratio(median(ours), median(peer), less_is_better),
+        f"icl-optimizer bench {name}",
+        note,
+        min(ratios),
+        max(ratios),
+        {**(details or {}), "rounds": float(len(ratios))},
+    )
 
 
-def alternate(name: str, ours: Side, peer: Side, rounds: int) -> Measurement:
-    """Measure ours, peer, ours, peer, ... ``rounds`` times each.
+def alternate(name: str, rounds: int, *sides: Side) -> list[tuple[float, ...]]:
+    """Measure every side once, then again, ``rounds`` times: A B A B ...
 
-    So what slows the machine down for a while slows both sides down.
+    So what slows the machine down for a while slows all sides down.
 
     Args:
         name: Text of the progress bar.
-        ours: Measures our side once and returns the figure.
-        peer: The same for the peer.
         rounds: How often.
+        sides: Each measures its side once, given the number of the round.
+
+    Returns:
+        The figures of each side, one per round.
     """
-    pairs: list[tuple[float, float]] = []
-    with progress(name, rounds, shown=True) as advance:
-        for _ in range(rounds):
-            pairs.append((ours(), peer()))
-            advance(1)
-    return Measurement(tuple(a for a, _ in pairs), tuple(b for _, b in pairs))
+    figures: list[list[float]] = [[] for _ in sides]
+    with progress(name, rounds * len(sides), shown=True) as advance:
+        for number in range(rounds):
+            for side, values in zip(sides, figures, strict=True):
+                values.append(side(number))
+                advance(1)
+    return [tuple(values) for values in figures]
 
 
 def _ratio(ours: float, peer: float, less_is_better: bool) -> float:

@@ -59,9 +59,7 @@ class Held:
         """Return the mean reward of the oracle and of random choice."""
         problem = self.env.problem
         best = self._run(OraclePolicy(problem, env=self.env))["reward"]
-        random = [
-            self._run(RandomPolicy(problem, seed=k))["reward"] for k in range(RANDOM_REPEATS)
-        ]
+        random = [self._run(RandomPolicy(problem, seed=k))["reward"] for k in range(RANDOM_REPEATS)]
         return best, float(np.mean(random))
 
     def _run(self, policy: Policy) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What a report shows of a policy's reasoning: prompt, experience, decisions beside the oracle's."""
+"""What a report shows of a policy: its prompt, experience, and decisions beside the oracle's."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ def explain(policy: Policy, held: Held) -> dict[str, Any] | None:
     if not isinstance(policy, ICLAgent):
         return None
     observations, _ = held.env.reset(seed=held.seed)
-    decisions, seen = [], set()
+    decisions: list[dict[str, Any]] = []
+    seen = set()
     first = observations[0]
     for _ in range(held.env.problem.horizon):
         best = held.env.action_values().argmax(axis=1)

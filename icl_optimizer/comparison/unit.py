@@ -13,6 +13,7 @@ from icl_optimizer.comparison.config import ComparisonConfig, scenario_name
 from icl_optimizer.comparison.evaluation import Held
 from icl_optimizer.comparison.explain import explain
 from icl_optimizer.comparison.statistics import interactions_to
+from icl_optimizer.deciders import DeciderCounts
 from icl_optimizer.environments.registry import get_spec, make
 from icl_optimizer.llm.base import LanguageModel
 from icl_optimizer.llm.usage import Usage
@@ -147,19 +148,21 @@ class Unit:
 
     def _sweep(self) -> None:
         for point in get_spec(self.config.environment).sweep_points(self.config.settings):
-            settings = self.config.settings | point.settings
+            settings = {**self.config.settings, **point.settings}
             held = Held(self.config.environment, settings, self.seed, self.config.eval_tasks)
             metrics = held.evaluate(self.policy, bounds=False)
             self._add(point.name, "eval", self.budget, metrics)
 
     def _costs(self, usage: Usage, seconds: float) -> None:
         made_by = getattr(self.policy, "made_by", {})
+        steps, optimality = zip(*self._curve, strict=True)
         costs: dict[str, float] = {
             "interactions": float(self.budget if self.spec.learns else 0),
-            "interactions_to_95": interactions_to(*zip(*self._curve, strict=True), SHARE_OF_ORACLE),  # type: ignore[arg-type]
+            "interactions_to_95": interactions_to(steps, optimality, SHARE_OF_ORACLE),
         }
         if self.model is not None:
-            counts = self.policy.decider.counts  # type: ignore[attr-defined]
+            decider = getattr(self.policy, "decider", None)
+            counts = DeciderCounts() if decider is None else decider.counts
             asked = max(counts.asked, 1)
             costs |= {
                 "llm_calls": float(usage.calls),

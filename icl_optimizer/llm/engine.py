@@ -70,6 +70,8 @@ class Engine:
                 f"llama.cpp could not load '{settings.model_path.name}' ({error}). It must be a "
                 "GGUF file of a supported model, and the port must be free."
             ) from error
+        # A server that is freed before its queue runs never ends; an answer shows that it runs.
+        self._server.handle_metrics()
         self.asked = False
         self.address = str(self._server.listening_address)
         properties = self._http("GET", "/props")
@@ -141,6 +143,7 @@ def _parameters(xllamacpp: Any, settings: EngineSettings, port: int, key: str) -
     params.hostnames = [_HOST]
     params.port = port
     params.ui = False
+    params.endpoint_metrics = True
     if key:
         params.api_keys = [key]
     if settings.embedding:

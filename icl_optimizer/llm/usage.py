@@ -53,6 +53,11 @@ class Usage:
         with self._lock:
             return Usage(**self.as_dict())  # type: ignore[arg-type]  # values keep their field's type
 
+    def __add__(self, other: Usage) -> Usage:
+        """Return both together."""
+        mine, theirs = self.as_dict(), other.as_dict()
+        return Usage(**{key: mine[key] + theirs[key] for key in mine})  # type: ignore[arg-type]
+
     def __sub__(self, earlier: Usage) -> Usage:
         """Return what was used since ``earlier``."""
         before, after = earlier.as_dict(), self.as_dict()

@@ -104,7 +104,8 @@ def _delay(run: Run, palette: Palette, sweep: Sweep) -> Figure | None:
         f"Delay against {sweep.axis.name}, one line per pair of edge and cloud model, decided by "
         f"{palette.label(main)} as it was after learning; faint lines are the oracle (dashed) "
         "and random choice (dotted), with the markers of the same pairs. Shaded: 95 % bootstrap "
-        f"intervals over seeds.{paper_note(run, sweep.paper)}"
+        f"intervals over seeds. A delay counts only as far as the tasks' requirements are met: "
+        f"read it beside the success rate.{paper_note(run, sweep.paper)}"
     )
     alt = f"Line chart of delay against {sweep.axis.name}. " + "; ".join(
         f"{s.name} goes from {number(s.values[0].mean)} s to {number(s.values[-1].mean)} s"

@@ -1,0 +1,88 @@
+"""What the registry knows about a policy, and what a policy is made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from icl_optimizer.environments.base import BatchedEnv
+from icl_optimizer.errors import unknown_name
+from icl_optimizer.llm.base import LanguageModel
+from icl_optimizer.policy import Policy
+from icl_optimizer.problem import Problem
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a policy is made from.
+
+    Attributes:
+        name: Name that the policy gets.
+        problem: Labels and columns.
+        env: Environment to learn in, if any.
+        model: Language model, if any.
+        seed: Seed of everything random in the policy.
+        prompts: Folder with the user's own templates, if any.
+        options: Options of the in-context agent; policies of other kinds have no use for them.
+        settings: Fields of the policy's own configuration that differ from its preset.
+    """
+
+    name: str
+    problem: Problem
+    env: BatchedEnv | None = None
+    model: LanguageModel | None = None
+    seed: int = 0
+    prompts: str | Path | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def known_settings(self, *allowed: str) -> dict[str, Any]:
+        """Return the settings, or raise an error that names the nearest allowed one."""
+        for key in self.settings:
+            if key not in allowed:
+                raise unknown_name(f"setting of '{self.name}'", key, allowed)
+        return dict(self.settings)
+
+
+class Factory(Protocol):
+    """A function that makes a policy."""
+
+    def __call__(self, request: Request) -> Policy:
+        """Return the policy that ``request`` describes."""
+
+
+@dataclass(frozen=True)
+class PolicySpec:
+    """A policy by name; other packages add theirs by entry point.
+
+    Attributes:
+        name: Name on the command line.
+        summary: One line for listings.
+        factory: Makes it.
+        needs_llm: Whether it asks a language model.
+        needs_env: Whether it must be bound to the environment that its decisions are for.
+        learns: Whether experience changes it.
+        is_drl: Whether it is a deep-RL policy, which gets a budget of its own.
+        budget: Decisions after which it has converged on offloading, with room to spare.
+        num_envs: Sub-environments that it learns in by default.
+        in_sweeps: Whether a comparison evaluates it at further parameter points, too.
+        environments: Problems it is made for; None for all.
+    """
+
+    name: str
+    summary: str
+    factory: Factory
+    needs_llm: bool = False
+    needs_env: bool = False
+    learns: bool = True
+    is_drl: bool = False
+    budget: int = 0
+    num_envs: int = 1
+    in_sweeps: bool = True
+    environments: tuple[str, ...] | None = None
+
+    def suits(self, problem: str) -> bool:
+        """Return whether the policy can decide in the problem of this name."""
+        return self.environments is None or problem in self.environments

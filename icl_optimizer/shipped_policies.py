@@ -1,0 +1,193 @@
+"""The policies that come with the library: presets and how each is made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from icl_optimizer.agent import ICLAgent, ICLConfig
+from icl_optimizer.baselines.bandit import BanditPolicy
+from icl_optimizer.baselines.drl import DrlPolicy
+from icl_optimizer.baselines.drl_config import CONFIGS, PRESETS
+from icl_optimizer.baselines.embedding import EmbeddingPolicy
+from icl_optimizer.baselines.heuristics import ConstantPolicy, RandomPolicy
+from icl_optimizer.baselines.knn import KnnPolicy
+from icl_optimizer.baselines.minilm import MiniLmEncoder
+from icl_optimizer.baselines.oracle import OraclePolicy
+from icl_optimizer.errors import ConfigurationError, unknown_name
+from icl_optimizer.exploration import NO_EXPLORATION, Exploration
+from icl_optimizer.policy import Policy
+from icl_optimizer.policy_spec import Factory, PolicySpec, Request
+
+ICL_PRESETS: dict[str, ICLConfig] = {
+    "icl": ICLConfig(),
+    "icl-latest": ICLConfig(replay="latest"),
+    "icl-greedy": ICLConfig(exploration=NO_EXPLORATION),
+    "icl-paper": ICLConfig(
+        replay="prioritized", exploration=Exploration(try_all_first=False), select_keywords=False
+    ),
+}
+
+
+def options_of(name: str, options: Mapping[str, Any]) -> ICLConfig:
+    """Return the configuration of the in-context policy ``name`` with ``options``.
+
+    Args:
+        name: ``icl``, ``icl-latest``, ...
+        options: Fields that differ from its preset; ``exploration.start`` reaches into nested
+            ones.
+
+    Raises:
+        ConfigurationError: An option that does not exist.
+        pydantic.ValidationError: A value that is not allowed.
+    """
+    fields = ICL_PRESETS[name].model_dump()
+    for key, value in options.items():
+        *path, last = key.split(".")
+        place = fields
+        for part in path:
+            inner = place.get(part)
+            if not isinstance(inner, dict):
+                raise unknown_name(f"option of '{name}'", key, fields)
+            place = inner
+        if last not in place:
+            raise unknown_name(f"option of '{name}'", last, place)
+        place[last] = value
+    return ICLConfig(**fields)
+
+
+def make_icl(request: Request) -> Policy:
+    """Return an in-context agent; ``settings`` win over ``options``."""
+    if request.model is None:
+        raise ConfigurationError(
+            f"policy '{request.name}' has no language model; allowed: one given as model=."
+        )
+    config = options_of(request.name, {**request.options, **request.settings})
+    agent = ICLAgent(
+        request.problem,
+        request.model,
+        config,
+        env=request.env,
+        seed=request.seed,
+        prompts=request.prompts,
+    )
+    agent.name = request.name
+    return agent
+
+
+def make_drl(request: Request) -> Policy:
+    """Return a deep-RL policy with the preset of its name."""
+    preset = PRESETS[request.name]
+    cls = CONFIGS[preset.algorithm]
+    config = cls(**preset.model_dump() | request.known_settings(*cls.model_fields))
+    return DrlPolicy(request.problem, config, name=request.name, env=request.env, seed=request.seed)
+
+
+def make_random(request: Request) -> Policy:
+    """Return the random policy."""
+    request.known_settings()
+    return RandomPolicy(request.problem, env=request.env, seed=request.seed)
+
+
+def make_always(action: int) -> Factory:
+    """Return the factory of the policy that always takes the ``action``-th decision."""
+
+    def make(request: Request) -> Policy:
+        request.known_settings()
+        return ConstantPolicy(request.problem, action, name=request.name, env=request.env)
+
+    return make
+
+
+def make_oracle(request: Request) -> Policy:
+    """Return the exhaustive oracle."""
+    request.known_settings()
+    return OraclePolicy(request.problem, env=request.env, seed=request.seed)
+
+
+def make_bandit(request: Request) -> Policy:
+    """Return the tabular bandit."""
+    settings = request.known_settings("exploration")
+    return BanditPolicy(request.problem, env=request.env, seed=request.seed, **settings)
+
+
+def make_knn(request: Request) -> Policy:
+    """Return k nearest neighbours."""
+    settings = request.known_settings("exploration", "k", "capacity")
+    return KnnPolicy(request.problem, env=request.env, seed=request.seed, **settings)
+
+
+def make_embedding(request: Request) -> Policy:
+    """Return logistic regression on embeddings of the language model, or of MiniLM."""
+    settings = request.known_settings("exploration")
+    encoder = MiniLmEncoder() if request.name == "embedding-minilm" else request.model
+    if encoder is None:
+        raise ConfigurationError(
+            f"policy '{request.name}' has no language model; allowed: one given as model=, "
+            "or policy 'embedding-minilm'."
+        )
+    policy = EmbeddingPolicy(
+        request.problem, encoder, env=request.env, seed=request.seed, **settings
+    )
+    policy.name = request.name
+    return policy
+
+
+def _icl(name: str, summary: str) -> PolicySpec:
+    return PolicySpec(name, summary, make_icl, needs_llm=True, budget=100)
+
+
+def _drl(name: str, summary: str, budget: int, num_envs: int = 1) -> PolicySpec:
+    return PolicySpec(name, summary, make_drl, is_drl=True, budget=budget, num_envs=num_envs)
+
+
+SHIPPED = (
+    _icl("icl", "in-context learning"),
+    _icl("icl-latest", "in-context learning, latest experience alone (Zhou et al., baseline 1)"),
+    _icl("icl-greedy", "in-context learning without exploration (Zhou et al., baseline 2)"),
+    _icl("icl-paper", "in-context learning, replay and exploration as in Zhou et al."),
+    _drl("dqn", "deep Q-learning, common settings", 2000),
+    _drl("dqn-tuned", "deep Q-learning, tuned to need few decisions", 500),
+    _drl("ppo", "proximal policy optimisation, common settings", 4000, num_envs=8),
+    _drl(
+        "ppo-tuned", "proximal policy optimisation, tuned to need few decisions", 1000, num_envs=8
+    ),
+    _drl("a2c", "advantage actor-critic, common settings", 8000, num_envs=8),
+    PolicySpec("bandit", "mean reward per context and decision", make_bandit, budget=200),
+    PolicySpec("knn", "nearest neighbours on the observation", make_knn, budget=200),
+    PolicySpec(
+        "embedding",
+        "logistic regression on the language model's embeddings",
+        make_embedding,
+        needs_llm=True,
+        budget=200,
+    ),
+    PolicySpec(
+        "embedding-minilm",
+        "logistic regression on embeddings of all-MiniLM-L6-v2",
+        make_embedding,
+        budget=200,
+    ),
+    PolicySpec("random", "every decision with the same chance", make_random, learns=False),
+    PolicySpec(
+        "oracle",
+        "tries every decision on the environment itself (immediate reward)",
+        make_oracle,
+        needs_env=True,
+        learns=False,
+    ),
+    PolicySpec(
+        "always-local",
+        "always the edge model",
+        make_always(0),
+        learns=False,
+        environments=("offloading",),
+    ),
+    PolicySpec(
+        "always-offload",
+        "always the cloud model",
+        make_always(1),
+        learns=False,
+        environments=("offloading",),
+    ),
+)
