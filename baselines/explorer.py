@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -15,30 +14,12 @@ from icl_optimizer.baselines.saving import identity, read_json, write_json
 from icl_optimizer.decision import Decision, MadeBy, Outcome, Situations
 from icl_optimizer.environments.base import BatchedEnv
 from icl_optimizer.experience import ExperiencePool
-from icl_optimizer.exploration import Exploration
+from icl_optimizer.exploration import NO_TRIAL, Exploration, Trial
 from icl_optimizer.policy import Policy, one_hot, rows_of
 from icl_optimizer.problem import Context, Problem
 
 CAPACITY = 100_000
 """Contexts that a pool keeps: practically all, a table need not fit into a prompt."""
-
-
-@dataclass(frozen=True)
-class Trial:
-    """What exploration says about one decision.
-
-    Attributes:
-        proposed: The action to try and the chance of each, or None to judge by experience.
-        forced: Whether it had to be tried, an action being unknown in this context.
-        epsilon: Chance to explore otherwise.
-    """
-
-    proposed: tuple[int, list[float]] | None
-    forced: bool
-    epsilon: float
-
-
-NO_TRIAL = Trial(None, False, 0.0)
 
 
 class ExploringPolicy(Policy):
@@ -102,13 +83,11 @@ class ExploringPolicy(Policy):
         own: tuple[int, list[float]] | None,
     ) -> Decision:
         """Return the decision that exploration (``trial``) or judgement (``own``) takes."""
-        if own is None:
-            assert trial.proposed is not None, "a forced trial proposes an action"
-            action, chances = trial.proposed
-            return self.rule_decision(context, action, chances, row, "explore", chances[action])
-        action, chances = own if trial.proposed is None else trial.proposed
-        chance = (1 - trial.epsilon) * own[1][action] + trial.epsilon / len(chances)
-        made_by: MadeBy = "rule" if trial.proposed is None else "explore"
+        taken = trial.proposed or own
+        assert taken is not None, "what is not forced was judged"
+        action, chances = taken
+        chance = trial.propensity(action, own[1] if own else chances)
+        made_by: MadeBy = "explore" if trial.proposed else "rule"
         return self.rule_decision(context, action, chances, row, made_by, chance)
 
     def update(self, outcomes: Sequence[Outcome]) -> None:
@@ -147,14 +126,9 @@ class ExploringPolicy(Policy):
         self.pool = ExperiencePool.from_json(self.problem, data["pool"])
 
     def _try(self, context: Context) -> Trial:
-        actions = range(len(self.problem.labels))
-        forced = self.exploration.try_all_first and any(
-            self.pool.tried(context, action) == 0 for action in actions
-        )
-        epsilon = self.exploration.epsilon(self.explored)
-        proposed = self.exploration.propose(self.pool, context, self.explored, self.rng)
+        trial = self.exploration.trial(self.pool, context, self.explored, self.rng)
         self.explored += 1
-        return Trial(proposed, forced, epsilon)
+        return trial
 
     def _judge(
         self, contexts: Sequence[Context], rows: Sequence[NDArray[Any] | None]

@@ -115,7 +115,7 @@ class OffloadingVectorEnv(BatchedEnv):
         if self.config.congested:
             columns += [self._wait(), self._now(self._tasks.backhaul_s)]
         low, high = ([getattr(c, end) for c in self.problem.columns] for end in ("low", "high"))
-        return np.clip(np.stack(columns, axis=1), low, high)
+        return np.asarray(np.clip(np.stack(columns, axis=1), low, high))
 
     def _delays(self) -> Floats:
         """Return the total delay of both decisions, seconds, shape ``(E, 2)``; eqs. (1)-(4)."""

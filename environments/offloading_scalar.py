@@ -51,7 +51,7 @@ class ScalarOffloadingEnv(gym.Env[NDArray[np.float32], np.int64]):
         self.problem = build_problem(self.config)
         box = observation_box(self.problem)
         self._low, self._high = box.low.tolist(), box.high.tolist()
-        self.observation_space = box
+        self.observation_space: spaces.Space[Any] = box
         self.action_space = spaces.Discrete(len(self.problem.labels))
         self.metadata = {"render_modes": []}
         self.edge = find_profile("edge_llm", self.config.edge_llm)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,13 +23,14 @@ from icl_optimizer.deciders import (
     GenerateDecider,
     ScoreDecider,
 )
-from icl_optimizer.decision import Decision, Outcome, Situations
+from icl_optimizer.decision import Decision, MadeBy, Outcome, Situations
 from icl_optimizer.environments.base import BatchedEnv
-from icl_optimizer.errors import CalibrationWarning, ConfigurationError
+from icl_optimizer.errors import ConfigurationError, PromptShortenedWarning
 from icl_optimizer.experience import Example, ExperiencePool, Replay
-from icl_optimizer.exploration import Exploration
+from icl_optimizer.exploration import NO_TRIAL, Exploration, Trial
 from icl_optimizer.llm.base import LanguageModel
-from icl_optimizer.policy import Policy, rows_of
+from icl_optimizer.llm.errors import PromptTooLongError
+from icl_optimizer.policy import Policy, one_hot, rows_of
 from icl_optimizer.problem import Context, Problem
 from icl_optimizer.prompting import PromptBuilder
 from icl_optimizer.selection import (
@@ -105,6 +107,7 @@ class ICLAgent(Policy):
         self._cache: dict[tuple[Any, ...], Answer] = {}
         self._shown: tuple[int, Keywords, list[Example]] | None = None
         self._explored = 0
+        self._limit = self.config.max_examples
 
     def _make_decider(self) -> Decider:
         if self.config.decider == "generate":
@@ -114,7 +117,6 @@ class ICLAgent(Policy):
                 f"model '{self.model.name}' returns no log-probabilities for decider='score'; "
                 "allowed: decider='generate'."
             )
-        options = {"calibration": self.config.calibration, "passes": self.config.passes}
         kind = self.config.decider
         if kind == "auto" and not self.model.capabilities.likelihoods:
             kind = "score"
@@ -123,20 +125,23 @@ class ICLAgent(Policy):
             "score": ScoreDecider,
             "channel": ChannelDecider,
         }
-        return classes[kind](self.model, self.builder, **options)
+        return classes[kind](
+            self.model,
+            self.builder,
+            calibration=self.config.calibration,
+            passes=self.config.passes,
+        )
 
     def decide(self, situations: Situations, *, explore: bool = False) -> list[Decision]:
         """Decide for observations ``(n, columns)`` or contexts; see :class:`Policy`."""
         contexts, rows = self.contexts(situations), rows_of(situations)
-        trials = [self._try(context) if explore else None for context in contexts]
-        asked = [c for c, trial in zip(contexts, trials, strict=True) if trial is None]
-        answers = iter(self._ask(asked))
-        epsilon = self._epsilon() if explore else 0.0
+        trials = [self._try(context) if explore else NO_TRIAL for context in contexts]
+        open_to_judgement = [i for i, trial in enumerate(trials) if not trial.forced]
+        judged = self._ask([contexts[i] for i in open_to_judgement])
+        own = dict(zip(open_to_judgement, judged, strict=True))
         return [
-            self._explored_decision(c, trial, row)
-            if trial is not None
-            else self._asked_decision(c, next(answers), row, epsilon)
-            for c, trial, row in zip(contexts, trials, rows, strict=True)
+            self._decision(contexts[i], rows[i], trial, own.get(i))
+            for i, trial in enumerate(trials)
         ]
 
     def update(self, outcomes: Sequence[Outcome]) -> None:
@@ -200,8 +205,8 @@ class ICLAgent(Policy):
     def _epsilon(self) -> float:
         return self.config.exploration.epsilon(self._explored)
 
-    def _try(self, context: Context) -> tuple[int, list[float]] | None:
-        trial = self.config.exploration.propose(self.pool, context, self._explored, self.rng)
+    def _try(self, context: Context) -> Trial:
+        trial = self.config.exploration.trial(self.pool, context, self._explored, self.rng)
         self._explored += 1
         return trial
 
@@ -234,10 +239,24 @@ class ICLAgent(Policy):
         return results
 
     def _answers(self, examples: list[Example], queries: Sequence[Context]) -> list[Answer]:
-        if len(examples) <= self.config.max_examples:
-            orders = self._orders(examples, queries[0]) if queries else []
-            return self.decider.answer(orders, queries) if queries else []
-        return [self.decider.answer(self._orders(examples, q), [q])[0] for q in queries]
+        """Ask the decider; a prompt that does not fit loses its least relevant examples."""
+        if not queries:
+            return []
+        try:
+            if len(examples) <= self._limit:
+                return self.decider.answer(self._orders(examples, queries[0]), queries)
+            return [self.decider.answer(self._orders(examples, q), [q])[0] for q in queries]
+        except PromptTooLongError as error:
+            if self._limit == 1:
+                raise
+            if self._limit == self.config.max_examples:
+                warnings.warn(
+                    f"{error} The least relevant examples are left out.",
+                    PromptShortenedWarning,
+                    stacklevel=2,
+                )
+            self._limit = max(1, min(self._limit, len(examples)) // 2)
+            return self._answers(examples, queries)
 
     def _key(self, examples: list[Example], query: Context) -> tuple[Any, ...]:
         return (tuple((e.context, e.action) for e in examples), query)
@@ -256,40 +275,41 @@ class ICLAgent(Policy):
 
     def _orders(self, examples: list[Example], query: Context) -> list[list[Example]]:
         if self.pool.replay == "latest":
-            return [examples[-self.config.max_examples :]]
-        if len(examples) > self.config.max_examples:
-            examples = nearest_last(examples, query, self.config.max_examples)
+            return [examples[-self._limit :]]
+        if len(examples) > self._limit:
+            examples = nearest_last(examples, query, self._limit)
         return [alternate(examples, self.seed * 97 + i) for i in range(self.config.orders)]
 
-    def _explored_decision(
-        self, context: Context, trial: tuple[int, list[float]], row: NDArray[Any] | None
-    ) -> Decision:
-        action, chances = trial
-        self.made_by["explore"] += 1
-        return self.rule_decision(
-            context, action, chances, row, made_by="explore", propensity=chances[action]
-        )
-
-    def _asked_decision(
+    def _decision(
         self,
         context: Context,
-        asked: tuple[Answer, float, int],
         row: NDArray[Any] | None,
-        epsilon: float,
+        trial: Trial,
+        asked: tuple[Answer, float, int] | None,
     ) -> Decision:
-        answer, seconds, tokens = asked
-        action = int(np.argmax(answer.probabilities))
-        self.made_by[answer.made_by] += 1
-        self.latencies.append(seconds)
-        count = len(answer.probabilities)
+        """Return the decision that exploration (``trial``) or the model (``asked``) takes."""
+        count = len(self.problem.labels)
+        answer, seconds, tokens = asked or (None, 0.0, 0)
+        greedy = one_hot(int(np.argmax(answer.probabilities)), count) if answer else [0.0] * count
+        made_by: MadeBy
+        if trial.proposed is not None:
+            action, made_by = trial.proposed[0], "explore"
+            probabilities = tuple(trial.proposed[1])
+        else:
+            assert answer is not None, "what is not forced was asked"
+            action, made_by = int(np.argmax(answer.probabilities)), answer.made_by
+            probabilities = answer.probabilities
+        if asked:
+            self.latencies.append(seconds)
+        self.made_by[made_by] += 1
         return Decision(
             next(self._ids),
             action,
             self.problem.labels[action],
-            answer.probabilities,
-            answer.made_by,
+            probabilities,
+            made_by,
             context,
-            1 - epsilon + epsilon / count,
+            trial.propensity(action, greedy),
             None if row is None else tuple(float(v) for v in row),
             seconds,
             tokens,
@@ -312,4 +332,4 @@ def read_agent(path: str | Path) -> dict[str, Any]:
     return data
 
 
-__all__ = ["CalibrationWarning", "ICLAgent", "ICLConfig", "read_agent"]
+__all__ = ["ICLAgent", "ICLConfig", "read_agent"]

@@ -14,8 +14,8 @@ class MissingDependencyError(ImportError):
     """An optional part is not installed; the message holds the command that installs it."""
 
 
-class CalibrationWarning(UserWarning):
-    """A prompt had to be shortened or could not be calibrated as asked."""
+class PromptShortenedWarning(UserWarning):
+    """A prompt did not fit into the model's context and was shortened."""
 
 
 def unknown_name(field: str, value: str, allowed: Iterable[str]) -> ConfigurationError:

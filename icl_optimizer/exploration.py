@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -9,6 +11,35 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from icl_optimizer.experience import ExperiencePool
 from icl_optimizer.problem import Context
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What exploration says about one decision.
+
+    Attributes:
+        proposed: The action to try and the chance of each, or None to judge by experience.
+        forced: Whether it had to be tried, an action being unknown in this context.
+        epsilon: Chance to explore otherwise.
+    """
+
+    proposed: tuple[int, list[float]] | None = None
+    forced: bool = False
+    epsilon: float = 0.0
+
+    def propensity(self, action: int, greedy: Sequence[float]) -> float:
+        """Return the chance to take ``action``, exploring or not.
+
+        Args:
+            action: Index of the action taken.
+            greedy: Chance of each action without exploration; not used when ``forced``.
+        """
+        if self.forced and self.proposed is not None:
+            return self.proposed[1][action]
+        return (1 - self.epsilon) * greedy[action] + self.epsilon / len(greedy)
+
+
+NO_TRIAL = Trial()
 
 
 class Exploration(BaseModel):
@@ -38,18 +69,19 @@ class Exploration(BaseModel):
             return self.start + (self.end - self.start) * min(t / self.steps, 1.0)
         return self.end + (self.start - self.end) * float(np.exp(-t / self.steps))
 
-    def propose(
+    def trial(
         self, pool: ExperiencePool, context: Context, t: int, rng: np.random.Generator
-    ) -> tuple[int, list[float]] | None:
-        """Return the decision to try and the chance of each, or None to ask the model."""
+    ) -> Trial:
+        """Return what to try in decision ``t`` of a run, if anything."""
         count = len(pool.problem.labels)
         untried = [a for a in range(count) if pool.tried(context, a) == 0]
         if self.try_all_first and untried:
             chances = [1 / len(untried) if a in untried else 0.0 for a in range(count)]
-            return int(rng.choice(untried)), chances
-        if rng.random() < self.epsilon(t):
-            return int(rng.integers(count)), [1 / count] * count
-        return None
+            return Trial((int(rng.choice(untried)), chances), forced=True)
+        epsilon = self.epsilon(t)
+        if rng.random() < epsilon:
+            return Trial((int(rng.integers(count)), [1 / count] * count), epsilon=epsilon)
+        return Trial(epsilon=epsilon)
 
 
 NO_EXPLORATION = Exploration(schedule="constant", start=0.0, end=0.0, try_all_first=False)

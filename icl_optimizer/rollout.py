@@ -31,6 +31,7 @@ class Rollout:
         self.explore = explore
         self.pending: dict[int, Decision] = {}
         self.observations: NDArray[np.float32] | None = None
+        self.dones: NDArray[np.bool_] = np.zeros(env.num_envs, dtype=np.bool_)
         self._ids: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
 
     def reset(self, seed: int | None = None) -> None:
@@ -45,7 +46,8 @@ class Rollout:
         decisions = self.policy.decide(self.observations, explore=self.explore)
         self.pending.update(zip(self._ids.tolist(), decisions, strict=True))
         actions = np.array([d.action for d in decisions])
-        self.observations, rewards, _, _, info = self.env.step(actions)
+        self.observations, rewards, terminated, truncated, info = self.env.step(actions)
+        self.dones = terminated | truncated
         self._ids = info["decision_id"]
         return decisions, self._finished(info["outcomes"]), rewards
 
@@ -77,6 +79,7 @@ def run_learning(
     with progress(f"{policy.name} learns", total_timesteps, shown=progress_bar) as advance:
         while policy.num_timesteps < goal:
             _, outcomes, rewards = rollout.step()
+            dones = rollout.dones
             policy.update(outcomes)
             policy.num_timesteps += env.num_envs
             advance(env.num_envs)

@@ -21,7 +21,7 @@ from icl_optimizer.policy_spec import Factory, PolicySpec, Request
 
 ICL_PRESETS: dict[str, ICLConfig] = {
     "icl": ICLConfig(),
-    "icl-latest": ICLConfig(replay="latest"),
+    "icl-latest": ICLConfig(replay="latest", capacity=8, decider="score"),
     "icl-greedy": ICLConfig(exploration=NO_EXPLORATION),
     "icl-paper": ICLConfig(
         replay="prioritized", exploration=Exploration(try_all_first=False), select_keywords=False
