@@ -86,7 +86,6 @@ class BatchedEnv(VectorEnv[NDArray[np.float32], Ints, NDArray[Any]]):
         self.rngs = [np.random.default_rng() for _ in range(num_envs)]
         self.elapsed = np.zeros(num_envs, dtype=np.int64)
         self._decisions = 0
-        self._seeded = False
 
     def reset(
         self,
@@ -99,11 +98,10 @@ class BatchedEnv(VectorEnv[NDArray[np.float32], Ints, NDArray[Any]]):
         Args:
             seed: One integer ``s`` (sub-environment ``i`` gets ``s + i``) or one per
                 sub-environment; without one the generators go on.
-            options: ``reset_mask`` selects sub-environments.
+            options: ``reset_mask`` selects sub-environments; the others keep their generators.
         """
-        self._seed(seed)
-        mask = (options or {}).get("reset_mask")
-        indices = np.arange(self.num_envs) if mask is None else np.flatnonzero(mask)
+        indices = self._selected((options or {}).get("reset_mask"))
+        self._seed(seed, indices)
         self._restart(indices)
         self._arrive(indices)
         return self._observations(), {"decision_id": self._ids()}
@@ -162,22 +160,32 @@ class BatchedEnv(VectorEnv[NDArray[np.float32], Ints, NDArray[Any]]):
     def _arrive(self, indices: Ints) -> None:
         """Prepare the next decision of the sub-environments ``indices``; ``elapsed`` has moved."""
 
-    def _seed(self, seed: int | Sequence[int | None] | None) -> None:
-        if seed is None and self._seeded:
-            return
-        if seed is None or isinstance(seed, int | np.integer):
-            seeds = [None if seed is None else int(seed) + i for i in range(self.num_envs)]
-        else:
-            seeds = list(seed)
-        if len(seeds) != self.num_envs:
+    def _selected(self, mask: Any) -> Ints:
+        """Return the indices of the sub-environments that ``mask`` selects, all without one."""
+        if mask is None:
+            return np.arange(self.num_envs)
+        chosen = np.asarray(mask)
+        if chosen.shape != (self.num_envs,) or chosen.dtype != np.bool_:
             raise ConfigurationError(
-                f"seed has {len(seeds)} entries; allowed: one, or {self.num_envs}."
+                f"reset_mask has shape {chosen.shape} and type {chosen.dtype}; "
+                f"allowed: {self.num_envs} truth values."
             )
-        for i, value in enumerate(seeds):
-            if value is not None or not self._seeded:
+        return np.flatnonzero(chosen)
+
+    def _seed(self, seed: int | Sequence[int | None] | None, indices: Ints) -> None:
+        if seed is None:
+            return
+        if isinstance(seed, int | np.integer):
+            seed = [int(seed) + i for i in range(self.num_envs)]
+        if len(seed) != self.num_envs:
+            raise ConfigurationError(
+                f"seed has {len(seed)} entries; allowed: one, or {self.num_envs}."
+            )
+        for i in indices:
+            if (value := seed[i]) is not None:
                 self.rngs[i] = np.random.default_rng(value)
-        self._seeded = True
-        self._decisions = 0
+        if len(indices) == self.num_envs:
+            self._decisions = 0
 
     def _restart(self, indices: Ints) -> None:
         self.elapsed[indices] = 0

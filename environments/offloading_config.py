@@ -24,7 +24,7 @@ PAPER_TYPES = {
 class OffloadingConfig(BaseModel):
     """Generation task offloading (Zhou et al. 2024); *assumption*: left open by the paper."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     users: int = Field(20, ge=1, le=500, description="Users in the cell (Section IV-A).")
     mean_tokens: float = Field(1000, gt=0, description="Mean output size, tokens (Section IV-A).")

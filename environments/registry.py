@@ -12,7 +12,7 @@ import gymnasium as gym
 from pydantic import BaseModel, ValidationError
 
 from icl_optimizer.environments.base import BatchedEnv
-from icl_optimizer.errors import ConfigurationError, unknown_name
+from icl_optimizer.errors import ConfigurationError, invalid_fields, unknown_name
 
 ENTRY_POINT_GROUP = "icl_optimizer.environments"
 
@@ -78,7 +78,7 @@ class EnvironmentSpec:
         try:
             return cls(**_nested(settings))
         except ValidationError as error:
-            raise ConfigurationError(_plain(error, self.name)) from error
+            raise invalid_fields(self.name, error) from error
 
 
 OFFLOADING = EnvironmentSpec(
@@ -146,15 +146,6 @@ def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
             place = place.setdefault(part, {})
         place[last] = value
     return result
-
-
-def _plain(error: ValidationError, name: str) -> str:
-    """Return pydantic's findings as one line each: field, value, what is allowed."""
-    lines = [
-        f"{name}: {'.'.join(map(str, e['loc'])) or 'settings'} is {e['input']!r}: {e['msg']}."
-        for e in error.errors()
-    ]
-    return "\n".join(lines)
 
 
 register_all()

@@ -149,6 +149,8 @@ def train(
     from icl_optimizer.policies import get_policy_spec, make_policy
 
     spec = get_policy_spec(policy)
+    if not spec.learns:
+        raise ConfigurationError(f"policy '{policy}' does not learn; allowed: one that does.")
     env = make(environment, spec.num_envs, **_pairs("--set", settings))
     model = load_llm(llm) if spec.needs_llm else None
     agent = make_policy(

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class ConfigurationError(ValueError):
@@ -30,3 +34,17 @@ def unknown_name(field: str, value: str, allowed: Iterable[str]) -> Configuratio
     near = difflib.get_close_matches(value, names, n=1, cutoff=0.5)
     hint = f" Did you mean '{near[0]}'?" if near else ""
     return ConfigurationError(f"unknown {field} '{value}'.{hint} Allowed: {', '.join(names)}.")
+
+
+def invalid_fields(owner: str, error: ValidationError) -> ConfigurationError:
+    """Return pydantic's findings as one line each: field, value, what is allowed.
+
+    Args:
+        owner: What the fields belong to, for example ``offloading``.
+        error: What pydantic found.
+    """
+    lines = [
+        f"{owner}: {'.'.join(map(str, e['loc'])) or 'settings'} is {e['input']!r}: {e['msg']}."
+        for e in error.errors()
+    ]
+    return ConfigurationError("\n".join(lines))

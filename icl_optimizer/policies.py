@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from icl_optimizer.environments.base import BatchedEnv
-from icl_optimizer.errors import ConfigurationError, unknown_name
+from icl_optimizer.errors import ConfigurationError, invalid_fields, unknown_name
 from icl_optimizer.llm.base import LanguageModel
 from icl_optimizer.policy import Policy
 from icl_optimizer.policy_spec import Factory, PolicySpec, Request
@@ -80,11 +80,7 @@ def make_policy(
     try:
         return spec.factory(request)
     except ValidationError as error:
-        lines = [
-            f"policy '{name}': {'.'.join(map(str, e['loc']))} is {e['input']!r}: {e['msg']}."
-            for e in error.errors()
-        ]
-        raise ConfigurationError("\n".join(lines)) from error
+        raise invalid_fields(f"policy '{name}'", error) from error
 
 
 __all__ = [

@@ -12,6 +12,11 @@ from numpy.typing import NDArray
 from icl_optimizer.errors import ConfigurationError
 
 
+def is_line(text: object) -> bool:
+    """Return whether ``text`` is a non-empty text that cannot add lines to a prompt."""
+    return isinstance(text, str) and bool(text.strip()) and text.splitlines() == [text]
+
+
 class Context(Mapping[str, str]):
     """One situation in words: an ordered, immutable and hashable mapping of keyword to words.
 
@@ -24,7 +29,7 @@ class Context(Mapping[str, str]):
     def __init__(self, items: Mapping[str, str]) -> None:
         """Store ``items`` in their order; a word must be a non-empty single line."""
         for keyword, word in items.items():
-            if not isinstance(word, str) or not word.strip() or "\n" in word:
+            if not is_line(word):
                 raise ConfigurationError(
                     f"context keyword '{keyword}' has the value {word!r}; "
                     "allowed: a non-empty text on one line."
@@ -95,7 +100,12 @@ class Category:
 
     def word(self, value: float) -> str:
         """Return the word at index ``value``."""
-        return self.words[int(value)]
+        index = int(value)
+        if not 0 <= index < len(self.words):
+            raise ConfigurationError(
+                f"'{self.name}' is {index}; allowed: 0 to {len(self.words) - 1}."
+            )
+        return self.words[index]
 
     @property
     def encoded_size(self) -> int:
@@ -175,9 +185,10 @@ class Problem:
 
     def __post_init__(self) -> None:
         """Check the labels."""
-        if len(set(self.labels)) != len(self.labels) or len(self.labels) < 2:
+        different = len(set(self.labels)) == len(self.labels) >= 2
+        if not different or not all(is_line(label) for label in self.labels):
             raise ConfigurationError(
-                f"labels are {self.labels}; allowed: at least two different names."
+                f"labels are {self.labels}; allowed: at least two different names of one line."
             )
 
     def describe(self, observation: NDArray[Any]) -> Context:

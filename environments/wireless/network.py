@@ -12,7 +12,6 @@ from icl_optimizer.errors import ConfigurationError
 from .arrays import Floats, Ints, Singles
 from .channel import Channel, ChannelDraws
 from .config import RadioConfig
-from .parallel import for_each
 from .scheduler import (
     LEAST_AVERAGE,
     log_rate,
@@ -159,13 +158,10 @@ class RadioNetwork:
     def _schedule(self, cells: _Cells, average: Floats) -> Floats:
         """Return each user's throughput in one interval, bit/s, ``(K, n)``."""
         throughput = np.empty_like(average)
-
-        def work(start: int) -> None:
+        for start in range(0, len(cells.offset), self._chunk):
             part = slice(start, start + self._chunk)
             rates = log_rate(self._sinr(cells[part]))
             _, throughput[:, part] = proportional_fair(rates, average[:, part])
-
-        for_each(work, range(0, len(cells.offset), self._chunk))
         # from nat/s/Hz to bit/s here, on K throughputs, instead of on K x Q rates
         return np.asarray(throughput * self.cfg.rb_bandwidth_hz / np.log(2.0))
 

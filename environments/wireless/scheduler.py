@@ -68,8 +68,11 @@ def proportional_fair(rates: Singles, average: Floats) -> tuple[Owners, Floats]:
     metric = np.multiply(rates, weight[:, :, None], out=rates)
     best = metric.max(axis=0)
     # ranks fall with the user's index, so the largest rank among equals is the first user
-    rank = np.arange(n_users, 0, -1, dtype=np.min_scalar_type(n_users))
-    owner: Owners = n_users - ((metric == best) * rank[:, None, None]).max(axis=0)
+    rank = np.arange(n_users, 0, -1, dtype=np.min_scalar_type(n_users))[:, None, None]
+    wins = (metric == best).view(np.uint8)
+    # a rank of one byte takes the place of the truth value, which saves an array
+    marks = np.multiply(wins, rank, out=wins if rank.itemsize == 1 else None)
+    owner: Owners = n_users - marks.max(axis=0)
     return owner, _sum_by_owner(owner, best, n_users) * average
 
 
@@ -88,6 +91,7 @@ def moving_average(average: Floats, throughput: Floats, time_constant: float) ->
 def _sum_by_owner(owner: Owners, values: Singles, n_users: int) -> Floats:
     """Return the sum of each user's ``values``, ``(K, E)``, from ``(E, Q)`` arrays."""
     n_envs = len(owner)
-    cell = owner * np.int64(n_envs) + np.arange(n_envs)[:, None]
+    cell = np.multiply(owner, n_envs, dtype=np.intp)
+    cell += np.arange(n_envs)[:, None]
     total = np.bincount(cell.ravel(), values.ravel(), n_users * n_envs)
     return np.asarray(total.reshape(n_users, n_envs), dtype=np.float64)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from icl_optimizer.environments.registry import get_spec
+from icl_optimizer.errors import invalid_fields
 
 
 class ComparisonConfig(BaseModel):
@@ -62,4 +63,7 @@ def default_config(environment: str, **overrides: Any) -> ComparisonConfig:
         "interactions": spec.interactions,
         "seeds": spec.seeds,
     }
-    return ComparisonConfig(**fields | {k: v for k, v in overrides.items() if v is not None})
+    try:
+        return ComparisonConfig(**fields | {k: v for k, v in overrides.items() if v is not None})
+    except ValidationError as error:
+        raise invalid_fields("comparison", error) from error

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
 
 from icl_optimizer.comparison.config import ComparisonConfig
 from icl_optimizer.comparison.store import RunStore
 from icl_optimizer.comparison.unit import Unit, UnitResult, unit_budget
 from icl_optimizer.environments.registry import get_spec, make
-from icl_optimizer.errors import ConfigurationError
+from icl_optimizer.errors import ConfigurationError, invalid_fields
 from icl_optimizer.llm.base import LanguageModel
 from icl_optimizer.llm.loading import load_llm, validate_spec
-from icl_optimizer.policies import get_policy_spec
-from icl_optimizer.policies import options_of as icl_options
+from icl_optimizer.policies import get_policy_spec, options_of
 from icl_optimizer.prompting import PromptBuilder
 from icl_optimizer.rollout import progress
 
@@ -73,9 +75,16 @@ def validate(config: ComparisonConfig, model: LanguageModel | None = None) -> No
         raise ConfigurationError(f"policies are {config.policies}; allowed: each once.")
     if any(spec.needs_llm for spec in specs):
         PromptBuilder(env.problem, folder=config.prompts)
-        icl_options("icl", config.icl)
+        _check_icl_options(config.icl)
         if model is None:
             validate_spec(config.llm)
+
+
+def _check_icl_options(options: Mapping[str, Any]) -> None:
+    try:
+        options_of("icl", options)
+    except ValidationError as error:
+        raise invalid_fields("--icl", error) from error
 
 
 def _run_here(
@@ -89,6 +98,10 @@ def _run_here(
     needs_llm = any(get_policy_spec(policy).needs_llm for policy, _ in work)
     if needs_llm and model is None:
         model = load_llm(config.llm)
+    if model is not None and model.capabilities.logprobs:
+        # known only once the model's tokens are; before the first policy learns
+        problem = make(config.environment, 1, **config.settings).problem
+        model.check_labels([f" {label}" for label in problem.labels])
     for policy, seed in work:
         store.keep(policy, seed, Unit(config, policy, seed, model).run(advance))
 
