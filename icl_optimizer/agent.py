@@ -8,26 +8,19 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 
-from icl_optimizer.deciders import (
-    Answer,
-    AutoDecider,
-    Calibration,
-    ChannelDecider,
-    Decider,
-    GenerateDecider,
-    ScoreDecider,
-)
+from icl_optimizer.agent_file import FORMAT_VERSION, read_agent
+from icl_optimizer.deciders import Answer
 from icl_optimizer.decision import Decision, MadeBy, Outcome, Situations
 from icl_optimizer.environments.base import BatchedEnv
 from icl_optimizer.errors import ConfigurationError, PromptShortenedWarning
-from icl_optimizer.experience import Example, ExperiencePool, Replay
-from icl_optimizer.exploration import NO_TRIAL, Exploration, Trial
+from icl_optimizer.experience import Example, ExperiencePool
+from icl_optimizer.exploration import NO_TRIAL, Trial
+from icl_optimizer.icl_config import ICLConfig, make_decider
 from icl_optimizer.llm.base import LanguageModel
 from icl_optimizer.llm.errors import PromptTooLongError
 from icl_optimizer.policy import Policy, one_hot, rows_of
@@ -41,30 +34,6 @@ from icl_optimizer.selection import (
     restrict,
     summarise,
 )
-
-FORMAT_VERSION = 1
-
-
-class ICLConfig(BaseModel):
-    """Options of the in-context learning agent."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    replay: Replay = Field("means", description="Which examples the pool offers.")
-    capacity: int | None = Field(None, ge=1, description="Most examples kept; None: the default.")
-    exploration: Exploration = Field(Exploration(), description="When to try decisions.")
-    max_examples: int = Field(32, ge=1, le=512, description="Most examples in a prompt.")
-    select_keywords: bool = Field(
-        True, description="Leave out keywords that do not explain the pool's decisions."
-    )
-    layout: str = Field("completion", description="Template in layouts/ that builds the prompt.")
-    decider: Literal["auto", "score", "channel", "generate"] = Field(
-        "auto", description="How the model answers; auto: score, and channel for new words."
-    )
-    calibration: Calibration = Field("pool", description="How label scores are calibrated.")
-    orders: int = Field(1, ge=1, le=8, description="Example orders whose scores are averaged.")
-    passes: int = Field(2, ge=1, le=4, description="Times that the examples are shown over.")
-    cache: bool = Field(True, description="Reuse the answer to an identical prompt.")
 
 
 class ICLAgent(Policy):
@@ -101,36 +70,13 @@ class ICLAgent(Policy):
         self.model = model
         self.builder = PromptBuilder(problem, self.config.layout, prompts)
         self.pool = ExperiencePool(problem, self.config.replay, capacity=self.config.capacity)
-        self.decider = self._make_decider()
+        self.decider = make_decider(self.config, self.model, self.builder)
         self.made_by: Counter[str] = Counter()
         self.latencies: list[float] = []
         self._cache: dict[tuple[Any, ...], Answer] = {}
         self._shown: tuple[int, Keywords, list[Example]] | None = None
         self._explored = 0
         self._limit = self.config.max_examples
-
-    def _make_decider(self) -> Decider:
-        if self.config.decider == "generate":
-            return GenerateDecider(self.model, self.builder)
-        if not self.model.capabilities.logprobs:
-            raise ConfigurationError(
-                f"model '{self.model.name}' returns no log-probabilities for decider='score'; "
-                "allowed: decider='generate'."
-            )
-        kind = self.config.decider
-        if kind == "auto" and not self.model.capabilities.likelihoods:
-            kind = "score"
-        classes: dict[str, type[AutoDecider | ScoreDecider]] = {
-            "auto": AutoDecider,
-            "score": ScoreDecider,
-            "channel": ChannelDecider,
-        }
-        return classes[kind](
-            self.model,
-            self.builder,
-            calibration=self.config.calibration,
-            passes=self.config.passes,
-        )
 
     def decide(self, situations: Situations, *, explore: bool = False) -> list[Decision]:
         """Decide for observations ``(n, columns)`` or contexts; see :class:`Policy`."""
@@ -162,8 +108,7 @@ class ICLAgent(Policy):
         context = situation if isinstance(situation, Context) else self.problem.describe(situation)
         keywords, examples = self._table()
         query = restrict(context, keywords)
-        shown = self._orders(examples, query)[0] * self.config.passes
-        return self.builder.render(shown, query)
+        return self.decider.prompt(self._orders(examples, query)[0], query)
 
     def save(self, path: str | Path) -> None:
         """Write the agent as JSON; the model itself is named, not stored."""
@@ -195,7 +140,7 @@ class ICLAgent(Policy):
                     f"saved agent '{path}' has {field} {data[field]}; allowed: {mine}."
                 )
         self.config = ICLConfig(**data["config"])
-        self.decider = self._make_decider()
+        self.decider = make_decider(self.config, self.model, self.builder)
         self.seed, self.num_timesteps = data["seed"], data["num_timesteps"]
         self._explored = data["explored"]
         self.pool = ExperiencePool.from_json(self.problem, data["pool"])
@@ -314,22 +259,6 @@ class ICLAgent(Policy):
             seconds,
             tokens,
         )
-
-
-def read_agent(path: str | Path) -> dict[str, Any]:
-    """Return a saved agent's data, or raise when it is not one of this format version."""
-    try:
-        data = json.loads(Path(path).read_text())
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"saved agent '{path}' cannot be read: {error}.") from error
-    if not isinstance(data, dict) or data.get("format") != "icl-optimizer agent":
-        raise ConfigurationError(f"'{path}' is not a saved agent of this library.")
-    if data["format_version"] != FORMAT_VERSION:
-        raise ConfigurationError(
-            f"saved agent '{path}' has format version {data['format_version']}; "
-            f"allowed: {FORMAT_VERSION}. Train it again with this version."
-        )
-    return data
 
 
 __all__ = ["ICLAgent", "ICLConfig", "read_agent"]

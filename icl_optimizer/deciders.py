@@ -67,6 +67,10 @@ class Decider(ABC):
         self.counts.asked += len(queries)
         return self._answer(orders, queries)
 
+    def prompt(self, examples: Sequence[Example], query: Context) -> str:
+        """Return the text that the model is sent for ``query``."""
+        return self.builder.render(examples, query)
+
     @abstractmethod
     def _answer(
         self, orders: Sequence[Sequence[Example]], queries: Sequence[Context]
@@ -113,10 +117,13 @@ class ScoreDecider(Decider):
         """The labels as they continue a prompt."""
         return [f" {label}" for label in self.builder.problem.labels]
 
+    def prompt(self, examples: Sequence[Example], query: Context) -> str:
+        """Return the text that the model continues with a label."""
+        return self.builder.render(list(examples) * self.passes, query)
+
     def scores(self, examples: Sequence[Example], queries: Sequence[Context]) -> Floats:
         """Return log-probabilities over the labels, shape ``(n, labels)``, not calibrated."""
-        shown = list(examples) * self.passes
-        raw = self.model.score([self.builder.render(shown, q) for q in queries], self.labels)
+        raw = self.model.score([self.prompt(examples, q) for q in queries], self.labels)
         return np.asarray(raw - np.logaddexp.reduce(raw, axis=1, keepdims=True))
 
     def _answer(
@@ -185,15 +192,22 @@ class ChannelDecider(ScoreDecider):
 
     leaves_out: ClassVar[bool] = True
 
+    def prompt(self, examples: Sequence[Example], query: Context) -> str:
+        """Return the lists, one per label, each with the query as its next entry."""
+        lists = [self._list(examples, action) for action in range(len(self.labels))]
+        return "\n\n".join(f"{text} {self.builder.words(query)}" for text in lists)
+
+    def _list(self, examples: Sequence[Example], action: int) -> str:
+        return self.builder.render_list(list(examples) * self.passes, action)
+
     def _check_labels(self) -> None:
         """Accept any labels: their names are not scored."""
 
     def scores(self, examples: Sequence[Example], queries: Sequence[Context]) -> Floats:
         """Return the log-likelihood of each query among each label's examples, ``(n, labels)``."""
-        shown = list(examples) * self.passes
         texts = [f" {self.builder.words(q)}" for q in queries]
         columns = [
-            self.model.likelihood([self.builder.render_list(shown, action)] * len(texts), texts)
+            self.model.likelihood([self._list(examples, action)] * len(texts), texts)
             for action in range(len(self.labels))
         ]
         return np.stack(columns, axis=1)
@@ -240,14 +254,15 @@ class AutoDecider(Decider):
             self.model, self.builder, calibration=self.calibration, passes=1
         )
 
+    def prompt(self, examples: Sequence[Example], query: Context) -> str:
+        """Return what the decider in charge of ``query`` sends."""
+        decider = self.channel if _has_new_word(examples, query) else self.score
+        return decider.prompt(examples, query)
+
     def _answer(
         self, orders: Sequence[Sequence[Example]], queries: Sequence[Context]
     ) -> list[Answer]:
-        seen: dict[str, set[str]] = defaultdict(set)
-        for example in orders[0]:
-            for keyword, word in example.context.items():
-                seen[keyword].add(word)
-        new = [q for q in queries if seen and any(w not in seen[k] for k, w in q.items())]
+        new = [q for q in queries if _has_new_word(orders[0], q)]
         known = [q for q in queries if q not in new]
         parts = ((self.channel, new), (self.score, known))
         answers = {
@@ -257,6 +272,13 @@ class AutoDecider(Decider):
             for query, answer in zip(part, decider.answer(orders, part), strict=True)
         }
         return [answers[q] for q in queries]
+
+
+def _has_new_word(examples: Sequence[Example], query: Context) -> bool:
+    """Return whether ``query`` holds a word that no example has under the same keyword."""
+    return bool(examples) and any(
+        all(e.context[keyword] != word for e in examples) for keyword, word in query.items()
+    )
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -58,7 +59,8 @@ class PromptBuilder:
 
     def describe(self, context: Context) -> str:
         """Return a context as one line of text."""
-        return ", ".join(f"{name.lower()}: {word}" for name, word in context.items()).capitalize()
+        text = ", ".join(f"{name.lower()}: {word}" for name, word in context.items())
+        return text[:1].upper() + text[1:]
 
     def words(self, context: Context) -> str:
         """Return the words of a context without its keywords."""
@@ -98,14 +100,14 @@ class PromptBuilder:
         try:
             template = self._environment.get_template(name)
             text = template.render(labels=self.problem.labels, keywords=keywords, **values)
-        except TemplateError as error:
+        except (TemplateError, ArithmeticError, TypeError, ValueError) as error:
             raise ConfigurationError(f"prompt template '{name}': {error}") from error
         return text.strip()
 
     def _check_labels(self) -> None:
         text = " ".join(self.parts.values())
         for label in self.problem.labels:
-            if label not in text:
+            if not re.search(rf"(?<!\w){re.escape(label)}(?!\w)", text):
                 raise ConfigurationError(
                     f"the templates in '{self.problem.name}/' do not name the label '{label}'; "
                     f"allowed: goal, definition or rules that name all of "

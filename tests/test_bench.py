@@ -8,11 +8,20 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
+from langchain_core.language_models.fake_chat_models import FakeListChatModel
 from rich.console import Console
 
-from icl_optimizer.bench import runner
+from icl_optimizer.agent import ICLAgent
+from icl_optimizer.bench import learners, runner
+from icl_optimizer.bench.environments import single_rate, vector_rate
+from icl_optimizer.bench.language import PlainLoop, Tally, Workload
 from icl_optimizer.bench.result import BenchmarkResult, alternate, summarise
+from icl_optimizer.comparison.evaluation import Held
+from icl_optimizer.decision import Outcome
+from icl_optimizer.environments.offloading import OffloadingEnv, OffloadingVectorEnv
+from icl_optimizer.environments.registry import make
 from icl_optimizer.errors import ConfigurationError, MissingDependencyError
+from icl_optimizer.llm import FunctionLLM
 
 KEYS = {
     "ours",
@@ -46,7 +55,7 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def shown(table: object) -> str:
-    console = Console(width=200, record=True, file=None, quiet=False)
+    console = Console(width=200)
     with console.capture() as capture:
         console.print(table)
     return capture.get()
@@ -109,9 +118,6 @@ def test_sides_alternate() -> None:
 
 
 def test_rates_count_whole_episodes() -> None:
-    from icl_optimizer.bench.environments import single_rate, vector_rate
-    from icl_optimizer.environments.offloading import OffloadingEnv, OffloadingVectorEnv
-
     small = {"users": 2, "radio": {"n_resource_blocks": 4}}
     batch = OffloadingVectorEnv(3, **small)
     assert vector_rate(batch, 1) > 0
@@ -123,9 +129,6 @@ def test_rates_count_whole_episodes() -> None:
 @pytest.mark.slow
 def test_learning_is_timed_until_the_goal(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("stable_baselines3")
-    from icl_optimizer.bench import learners
-    from icl_optimizer.comparison.evaluation import Held
-
     held = Held("offloading", learners.SETTINGS, seed=0, tasks=100)
     monkeypatch.setattr(learners, "GOAL", -10.0)
     assert learners.train_seconds(held, learners.BATCHED_DQN, 8, every=16, seed=0) > 0
@@ -136,8 +139,6 @@ def test_learning_is_timed_until_the_goal(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_answers_are_tallied() -> None:
-    from icl_optimizer.bench.language import Tally
-
     tally = Tally()
     for answer, best in ((0, 0), (1, 0), (None, 0), (1, 1)):
         tally.add(answer, best)
@@ -145,18 +146,9 @@ def test_answers_are_tallied() -> None:
 
 
 def test_plain_loop_shows_every_example_and_reads_the_label() -> None:
-    from langchain_core.language_models.fake_chat_models import FakeListChatModel
-
-    from icl_optimizer.bench.language import PlainLoop, Workload
-    from icl_optimizer.environments.registry import make
-    from icl_optimizer.experience import Example
-    from icl_optimizer.llm import FunctionLLM
-    from icl_optimizer.agent import ICLAgent
-    from icl_optimizer.decision import Outcome
-
     env = make("offloading", 2)
     queries, _ = env.reset(seed=0)
-    agent = ICLAgent(env.problem, FunctionLLM(lambda prompt, label: 0.0))
+    agent = ICLAgent(env.problem, FunctionLLM(lambda prompt: env.problem.labels[0]))
     contexts = env.problem.describe_all(queries)
     agent.learn_from([Outcome(i, c, i, 1.0) for i, c in enumerate(contexts)])
     work = Workload(agent, queries, np.array([0, 1]))
@@ -164,4 +156,3 @@ def test_plain_loop_shows_every_example_and_reads_the_label() -> None:
     for turns in (False, True):
         loop = PlainLoop(chat, work, turns=turns)
         assert [loop.decide(queries[0]) for _ in range(3)] == [1, 0, None]
-    assert Example is not None

@@ -21,7 +21,9 @@ from icl_optimizer.policies import get_policy_spec, options_of
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
-BLOCK = re.compile(r"(?P<needs><!-- needs: llm -->\n+)?^```(?P<kind>\w+)\n(?P<code>.*?)^```$", re.M | re.S)
+BLOCK = re.compile(
+    r"(?P<needs><!-- needs: llm -->\n+)?^```(?P<kind>\w+)\n(?P<code>.*?)^```$", re.M | re.S
+)
 LINK = re.compile(r"\]\(([^)\s]+)\)|(?:src|href)=\"([^\"]+)\"")
 PRINTED = "#> "
 

@@ -13,6 +13,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from icl_optimizer.bench.result import BenchmarkResult, alternate, summarise
 from icl_optimizer.environments.offloading import OffloadingEnv, OffloadingVectorEnv
+from icl_optimizer.environments.offloading_config import OffloadingConfig
 from icl_optimizer.environments.offloading_scalar import ScalarOffloadingEnv
 from icl_optimizer.errors import MissingDependencyError
 
@@ -20,6 +21,7 @@ BATCH_SIZES = (256, 512, 1024)
 PEER_ENVS = 8
 ROUNDS = 7
 EPISODES = 2
+HORIZON = OffloadingConfig().horizon
 
 
 def batched_vs_single() -> BenchmarkResult:
@@ -35,7 +37,7 @@ def batched_vs_single() -> BenchmarkResult:
         "decisions/s",
         f"OffloadingVectorEnv({batch}) against gymnasium SyncVectorEnv of {PEER_ENVS} "
         "ScalarOffloadingEnv, the same dynamics in plain Python; whole episodes, resets included; "
-        "the batched one uses every core for its radio cells, the peer one",
+        "one core on either side",
         ours,
         theirs,
         details={
@@ -89,7 +91,7 @@ def synchronous(make: Callable[[], gym.Env[Any, Any]]) -> SyncVectorEnv:
 
 def vector_rate(env: VectorEnv[Any, Any, Any], episodes: int) -> float:
     """Return decisions per second over whole episodes with random actions."""
-    steps = episodes * 50
+    steps = episodes * HORIZON
     actions = np.random.default_rng(0).integers(2, size=(steps, env.num_envs))
     env.reset(seed=0)
     started = time.perf_counter()

@@ -101,7 +101,8 @@ def cached_vs_plain_loop() -> BenchmarkResult:
 
     return _contest(
         "icl_cached_vs_plain_loop",
-        f"ICL with its defaults and a warm decision cache, each of {QUERIES} queries on its own",
+        f"ICL with its defaults and a warm decision cache, so that no model is asked, each of "
+        f"{QUERIES} queries on its own",
         prepare,
     )
 

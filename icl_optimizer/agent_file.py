@@ -1,0 +1,27 @@
+"""The file of a saved in-context agent: JSON with a format version."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from icl_optimizer.errors import ConfigurationError
+
+FORMAT_VERSION = 1
+
+
+def read_agent(path: str | Path) -> dict[str, Any]:
+    """Return a saved agent's data, or raise when it is not one of this format version."""
+    try:
+        data = json.loads(Path(path).read_text())
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"saved agent '{path}' cannot be read: {error}.") from error
+    if not isinstance(data, dict) or data.get("format") != "icl-optimizer agent":
+        raise ConfigurationError(f"'{path}' is not a saved agent of this library.")
+    if data["format_version"] != FORMAT_VERSION:
+        raise ConfigurationError(
+            f"saved agent '{path}' has format version {data['format_version']}; "
+            f"allowed: {FORMAT_VERSION}. Train it again with this version."
+        )
+    return data
