@@ -45,6 +45,8 @@ class EmbeddingPolicy(ExploringPolicy):
     Args:
         problem: Labels and columns.
         encoder: Embeds the words; each word once.
+        template: Text that a word is embedded in; ``{}`` stands for the word. A causal model's
+            embedding says more of a word when the text ends in what is asked of it.
         exploration: When to try decisions; the in-context agent's default when None.
         env: Environment to learn in, if any.
         seed: Seeds exploration.
@@ -58,6 +60,7 @@ class EmbeddingPolicy(ExploringPolicy):
         problem: Problem,
         encoder: TextEncoder,
         *,
+        template: str = "{}",
         exploration: Exploration | None = None,
         env: BatchedEnv | None = None,
         seed: int = 0,
@@ -65,7 +68,9 @@ class EmbeddingPolicy(ExploringPolicy):
         """Start without experience."""
         super().__init__(problem, exploration=exploration, env=env, seed=seed)
         self.encoder = encoder
+        self.template = template
         self._vectors: dict[str, Floats] = {}
+        self._centre: Floats = np.zeros(1)
         self._fitted: tuple[dict[Context, int], LogisticRegression | None] | None = None
 
     def _values(
@@ -89,6 +94,10 @@ class EmbeddingPolicy(ExploringPolicy):
         if len(np.unique(actions)) < 2:
             return None
         contexts = list(best)
+        known = {w for c in contexts for w in self._open_words(c)}
+        self._embed(known)
+        # embeddings of one model share a large common part that says nothing
+        self._centre = np.mean([self._vectors[w] for w in sorted(known)], axis=0)
         groups = np.unique([self._group(c) for c in contexts], return_inverse=True)[1]
         return fit_classifier(self._features(contexts), actions, groups)
 
@@ -116,11 +125,14 @@ class EmbeddingPolicy(ExploringPolicy):
     def _embed(self, words: set[str]) -> None:
         new = sorted(words - set(self._vectors))
         if new:
-            self._vectors |= dict(zip(new, self.encoder.embed(new), strict=True))
+            texts = [self.template.format(word) for word in new]
+            self._vectors |= dict(zip(new, self.encoder.embed(texts), strict=True))
 
     def _code(self, column: Category | Quantity, word: str) -> Floats:
         if isinstance(column, Category):
-            return self._vectors[word]
+            own = self._vectors[word] - self._centre
+            length = float(np.linalg.norm(own))
+            return own / length if length > 0 else own
         return np.array([column.words.index(word) / max(len(column.words) - 1, 1)])
 
     def _state(self) -> dict[str, Any]:

@@ -114,36 +114,35 @@ class OffloadingVectorEnv(BatchedEnv):
         columns = [self._now(self._tasks.word), self._now(self._tasks.estimate)]
         if self.config.congested:
             columns += [self._wait(), self._now(self._tasks.backhaul_s)]
-        low, high = ([getattr(c, end) for c in self.problem.columns] for end in ("low", "high"))
-        return np.asarray(np.clip(np.stack(columns, axis=1), low, high))
+        pairs = zip(columns, self.problem.columns, strict=True)
+        return np.stack([np.clip(values, c.low, c.high) for values, c in pairs], axis=1)
 
     def _delays(self) -> Floats:
-        """Return the total delay of both decisions, seconds, shape ``(E, 2)``; eqs. (1)-(4)."""
+        """Return the total delay of both decisions, seconds, shape ``(2, E)``; eqs. (1)-(4)."""
         tokens = self._now(self._tasks.tokens)
         # bytes to bits: capacity is in bit/s
         radio = tokens * self.config.bytes_per_token * 8 / self._capacity
         edge = radio + self._wait() + generation_time(self._profiles[LOCAL], tokens)
         cloud = radio + self._now(self._tasks.backhaul_s)
         cloud = cloud + generation_time(self._profiles[OFFLOAD], tokens)
-        return np.stack([edge, cloud], axis=1)
+        return np.stack([edge, cloud])
 
     def _feasible(self) -> NDArray[np.bool_]:
-        """Return whether constraint (4e) holds for both decisions, shape ``(E, 2)``."""
-        demanding = self._now(self._tasks.quality_task)
-        good = [p.mmlu >= self.config.requirement for p in self._profiles]
-        return np.asarray(~demanding[:, None] | np.array(good))
+        """Return whether constraint (4e) holds for both decisions, shape ``(2, E)``."""
+        modest = ~self._now(self._tasks.quality_task)
+        return np.stack([modest | (p.mmlu >= self.config.requirement) for p in self._profiles])
 
     def _results(self) -> tuple[Floats, Floats, NDArray[np.bool_]]:
-        """Return reward, delay and feasibility by label, each ``(E, 2)``."""
+        """Return reward, delay and feasibility by label, each ``(2, E)``."""
         delays, feasible = self._delays(), self._feasible()
         rewards = self.config.target_s - delays - self.config.penalty * ~feasible
         if self.config.inverted:
-            return rewards[:, ::-1], delays[:, ::-1], feasible[:, ::-1]
+            return rewards[::-1], delays[::-1], feasible[::-1]
         return rewards, delays, feasible
 
     def action_values(self) -> Floats:
         """Return the reward of either decision for the present task, ``(E, 2)``."""
-        return self._results()[0]
+        return self._results()[0].T
 
     def summarise(
         self, rewards: Floats, feasible: NDArray[np.bool_], metrics: dict[str, Floats]
@@ -164,8 +163,8 @@ class OffloadingVectorEnv(BatchedEnv):
 
     def _advance(self, actions: Ints, decision_ids: Ints) -> StepResult:
         all_rewards, all_delays, all_feasible = self._results()
-        rewards, delays = all_rewards[self._rows, actions], all_delays[self._rows, actions]
-        feasible = all_feasible[self._rows, actions]
+        rewards, delays = all_rewards[actions, self._rows], all_delays[actions, self._rows]
+        feasible = all_feasible[actions, self._rows]
         metrics = {
             "delay_s": delays,
             "quality_task": self._now(self._tasks.quality_task).astype(np.float64),

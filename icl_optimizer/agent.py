@@ -66,17 +66,22 @@ class ICLAgent(Policy):
     ) -> None:
         """Start with an empty pool."""
         super().__init__(problem, env=env, seed=seed)
-        self.config = config or ICLConfig()
         self.model = model
-        self.builder = PromptBuilder(problem, self.config.layout, prompts)
+        self.prompts = prompts
+        self._configure(config or ICLConfig())
         self.pool = ExperiencePool(problem, self.config.replay, capacity=self.config.capacity)
-        self.decider = make_decider(self.config, self.model, self.builder)
         self.made_by: Counter[str] = Counter()
         self.latencies: list[float] = []
+        self._explored = 0
+
+    def _configure(self, config: ICLConfig) -> None:
+        """Take over ``config``; what was answered with other options is forgotten."""
+        self.config = config
+        self.builder = PromptBuilder(self.problem, config.layout, self.prompts)
+        self.decider = make_decider(config, self.model, self.builder)
         self._cache: dict[tuple[Any, ...], Answer] = {}
         self._shown: tuple[int, Keywords, list[Example]] | None = None
-        self._explored = 0
-        self._limit = self.config.max_examples
+        self._limit = config.max_examples
 
     def decide(self, situations: Situations, *, explore: bool = False) -> list[Decision]:
         """Decide for observations ``(n, columns)`` or contexts; see :class:`Policy`."""
@@ -139,12 +144,10 @@ class ICLAgent(Policy):
                 raise ConfigurationError(
                     f"saved agent '{path}' has {field} {data[field]}; allowed: {mine}."
                 )
-        self.config = ICLConfig(**data["config"])
-        self.decider = make_decider(self.config, self.model, self.builder)
+        self._configure(ICLConfig(**data["config"]))
         self.seed, self.num_timesteps = data["seed"], data["num_timesteps"]
         self._explored = data["explored"]
         self.pool = ExperiencePool.from_json(self.problem, data["pool"])
-        self._shown = None
         return self
 
     def _epsilon(self) -> float:

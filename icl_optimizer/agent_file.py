@@ -19,9 +19,9 @@ def read_agent(path: str | Path) -> dict[str, Any]:
         raise ConfigurationError(f"saved agent '{path}' cannot be read: {error}.") from error
     if not isinstance(data, dict) or data.get("format") != "icl-optimizer agent":
         raise ConfigurationError(f"'{path}' is not a saved agent of this library.")
-    if data["format_version"] != FORMAT_VERSION:
+    if data.get("format_version") != FORMAT_VERSION:
         raise ConfigurationError(
-            f"saved agent '{path}' has format version {data['format_version']}; "
+            f"saved agent '{path}' has format version {data.get('format_version')}; "
             f"allowed: {FORMAT_VERSION}. Train it again with this version."
         )
     return data

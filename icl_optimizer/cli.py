@@ -9,9 +9,15 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from icl_optimizer.errors import ConfigurationError, MissingDependencyError, unknown_name
+from icl_optimizer.errors import (
+    ConfigurationError,
+    MissingDependencyError,
+    ModelError,
+    unknown_name,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -36,7 +42,7 @@ def main() -> None:
     """Run the command line; expected errors are one line each, without a traceback."""
     try:
         app(expand_lists(sys.argv[1:]))
-    except (ConfigurationError, MissingDependencyError) as error:
+    except (ConfigurationError, MissingDependencyError, ModelError, OSError) as error:
         _fail(str(error))
 
 
@@ -74,7 +80,7 @@ def doctor() -> None:
     findings = diagnose()
     for finding in findings:
         mark = "[green]ok[/]" if finding.ok else "[yellow]--[/]"
-        table.add_row(mark, finding.name, finding.detail, finding.remedy or "")
+        table.add_row(mark, finding.name, escape(finding.detail), escape(finding.remedy))
     console.print(table)
 
 
@@ -166,10 +172,11 @@ def train(
         from icl_optimizer.logs import log_to
 
         log_to(agent, log_dir)
+    out.parent.mkdir(parents=True, exist_ok=True)
     budget = interactions or (spec.budget if spec.is_drl else get_spec(environment).interactions)
     agent.learn(budget, progress_bar=True)
     agent.save(out)
-    console.print(f"saved: {out}")
+    console.print(f"saved: {out}", markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -251,7 +258,7 @@ def _finish(folder: Path) -> None:
 
     path = write_report(folder)
     console.print(summary_table(folder))
-    console.print(f"report: {path}", soft_wrap=True)
+    console.print(f"report: {path}", markup=False, soft_wrap=True)
 
 
 def _pairs(option: str, items: list[str] | None) -> dict[str, Any]:
@@ -266,5 +273,6 @@ def _pairs(option: str, items: list[str] | None) -> dict[str, Any]:
 
 
 def _fail(message: str) -> NoReturn:
-    Console(stderr=True).print(f"[red]error:[/] {message}", soft_wrap=True, highlight=False)
+    text = f"[red]error:[/] {escape(message)}"
+    Console(stderr=True).print(text, soft_wrap=True, highlight=False)
     sys.exit(2)

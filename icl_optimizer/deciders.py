@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections import defaultdict, deque
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from icl_optimizer.decision import MadeBy
 from icl_optimizer.errors import unknown_name
 from icl_optimizer.experience import Example
 from icl_optimizer.llm.base import LanguageModel
+from icl_optimizer.llm.errors import ModelError
 from icl_optimizer.problem import Context
 from icl_optimizer.prompting import PromptBuilder
 from icl_optimizer.selection import nearest_last
@@ -100,7 +102,9 @@ class ScoreDecider(Decider):
 
     calibration: Calibration = "pool"
     passes: int = 2
-    _biases: dict[tuple[tuple[Example, ...], bool], Floats] = field(default_factory=dict)
+    _biases: dict[tuple[tuple[tuple[Context, int], ...], bool], Floats] = field(
+        default_factory=dict
+    )
     _recent: deque[Floats] = field(default_factory=lambda: deque(maxlen=256))
 
     def __post_init__(self) -> None:
@@ -153,7 +157,8 @@ class ScoreDecider(Decider):
         if self.calibration == "none":
             return nothing
         # only a decider that leaves examples out tells known contexts from new ones
-        key = (examples, known or not self.leaves_out)
+        shown = tuple((e.context, e.action) for e in examples)
+        key = (shown, known or not self.leaves_out)
         if key not in self._biases:
             if len(self._biases) > 64:
                 self._biases.clear()
@@ -299,20 +304,29 @@ class GenerateDecider(Decider):
         actions = [self.parse(t) for t in self.model.generate(prompts, max_tokens=self.max_tokens)]
         missing = [i for i, action in enumerate(actions) if action is None]
         self.counts.invalid += len(missing)
-        if missing and self.model.capabilities.constrained:
-            labels = [f" {label}" for label in self.builder.problem.labels]
-            again = self.model.generate([prompts[i] for i in missing], choices=labels)
-            for i, text in zip(missing, again, strict=True):
-                actions[i] = self.parse(text)
+        if self.model.capabilities.constrained:
+            for i in missing:
+                actions[i] = self._ask_again(prompts[i])
         return [self._result(a, orders[0], q) for a, q in zip(actions, queries, strict=True)]
+
+    def _ask_again(self, prompt: str) -> int | None:
+        """Return the answer held to the labels, None where even that gives none of them."""
+        try:
+            (text,) = self.model.generate([prompt], choices=self.builder.problem.labels)
+        except ModelError:
+            return None
+        return self.parse(text)
 
     def parse(self, text: str) -> int | None:
         """Return the label that ``text`` begins with, else the only one it names, else None."""
         plain = text.strip().lower()
         labels = [label.lower() for label in self.builder.problem.labels]
-        found = [i for i, label in enumerate(labels) if plain.startswith(label)]
-        found = found or [i for i, label in enumerate(labels) if label in plain.split()]
-        return found[0] if len(found) == 1 else None
+        words = [rf"(?<!\w){re.escape(label)}(?!\w)" for label in labels]
+        first = [i for i, word in enumerate(words) if re.match(word, plain)]
+        if first:
+            return max(first, key=lambda i: len(labels[i]))
+        named = [i for i, word in enumerate(words) if re.search(word, plain)]
+        return named[0] if len(named) == 1 else None
 
     def _result(self, action: int | None, examples: Sequence[Example], query: Context) -> Answer:
         made_by: MadeBy = "llm"

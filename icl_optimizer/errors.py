@@ -18,6 +18,10 @@ class MissingDependencyError(ImportError):
     """An optional part is not installed; the message holds the command that installs it."""
 
 
+class ModelError(RuntimeError):
+    """A language model answered with an error, or not in the form that was asked for."""
+
+
 class PromptShortenedWarning(UserWarning):
     """A prompt did not fit into the model's context and was shortened."""
 

@@ -24,12 +24,14 @@ class Example:
         action: Index of the decision.
         reward: Its reward, or the mean reward of that decision in this context.
         good: Evaluation: good or bad decision.
+        visits: How many outcomes speak for it: those seen in this context.
     """
 
     context: Context
     action: int
     reward: float
     good: bool = True
+    visits: int = 1
 
 
 @dataclass
@@ -167,7 +169,8 @@ class ExperiencePool:
     def _mean_example(self, context: Context) -> Example:
         tallies = self.tallies[context]
         action = max(tallies, key=lambda a: tallies[a].mean)
-        return Example(context, action, tallies[action].mean)
+        visits = sum(tally.count for tally in tallies.values())
+        return Example(context, action, tallies[action].mean, visits=visits)
 
     def _forget(self) -> None:
         for store in (self.tallies, self._best):

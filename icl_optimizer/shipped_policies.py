@@ -29,6 +29,10 @@ ICL_PRESETS: dict[str, ICLConfig] = {
 }
 
 
+CAUSAL_TEMPLATE = "The user asks for help with {}. This kind of task is"
+"""Best of twelve texts tried on the development words, for embeddings of a causal model."""
+
+
 def options_of(name: str, options: Mapping[str, Any]) -> ICLConfig:
     """Return the configuration of the in-context policy ``name`` with ``options``.
 
@@ -120,14 +124,20 @@ def make_knn(request: Request) -> Policy:
 def make_embedding(request: Request) -> Policy:
     """Return logistic regression on embeddings of the language model, or of MiniLM."""
     settings = request.known_settings("exploration")
-    encoder = MiniLmEncoder() if request.name == "embedding-minilm" else request.model
+    sentence_model = request.name == "embedding-minilm"
+    encoder = MiniLmEncoder() if sentence_model else request.model
     if encoder is None:
         raise ConfigurationError(
             f"policy '{request.name}' has no language model; allowed: one given as model=, "
             "or policy 'embedding-minilm'."
         )
     policy = EmbeddingPolicy(
-        request.problem, encoder, env=request.env, seed=request.seed, **settings
+        request.problem,
+        encoder,
+        template="{}" if sentence_model else CAUSAL_TEMPLATE,
+        env=request.env,
+        seed=request.seed,
+        **settings,
     )
     policy.name = request.name
     return policy

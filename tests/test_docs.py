@@ -13,11 +13,14 @@ from typing import Any
 
 import pytest
 import typer
+from pydantic import BaseModel
 
+from icl_optimizer.agent import ICLConfig
 from icl_optimizer.bench.runner import BENCHMARKS
 from icl_optimizer.cli import app, expand_lists
+from icl_optimizer.environments.offloading_config import OffloadingConfig
 from icl_optimizer.environments.registry import get_spec
-from icl_optimizer.policies import get_policy_spec, options_of
+from icl_optimizer.policies import get_policy_spec, options_of, policy_names
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -25,7 +28,7 @@ BLOCK = re.compile(
     r"(?P<needs><!-- needs: llm -->\n+)?^```(?P<kind>\w+)\n(?P<code>.*?)^```$", re.M | re.S
 )
 LINK = re.compile(r"\]\(([^)\s]+)\)|(?:src|href)=\"([^\"]+)\"")
-PRINTED = "#> "
+PRINTED = "#>"
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ def run(page: Path, *, llm: bool) -> None:
         with contextlib.redirect_stdout(printed):
             exec(compile(source, str(page), "exec"), namespace)
         lines = block.code.splitlines()
-        expected = [line.removeprefix(PRINTED) for line in lines if line.startswith(PRINTED)]
+        expected = [line[len(PRINTED) + 1 :] for line in lines if line.startswith(PRINTED)]
         if expected:
             assert printed.getvalue().splitlines() == expected, f"{name(page)}:{block.line}"
 
@@ -128,6 +131,32 @@ def test_make_targets_exist() -> None:
     named = {words[1] for _, words in ALL_COMMANDS if words[0] == "make"}
     assert named
     assert named <= set(targets)
+
+
+def options(config: BaseModel) -> Iterator[tuple[str, Any]]:
+    """Yield name and default of every option; those of the exploration with its prefix."""
+    for key, value in config:
+        if key == "exploration":
+            yield from ((f"exploration.{k}", v) for k, v in options(value))
+        elif isinstance(value, BaseModel):
+            yield from options(value)
+        else:
+            yield key, ",".join(value) if isinstance(value, tuple) else value
+
+
+@pytest.mark.parametrize(
+    ("page", "config"),
+    [("docs/icl.md", ICLConfig()), ("docs/systems/offloading.md", OffloadingConfig())],
+)
+def test_every_option_is_listed_with_its_default(page: str, config: BaseModel) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    missing = [f"{k} {v}" for k, v in options(config) if f"| `{k}` | `{v}` |" not in text]
+    assert missing == []
+
+
+def test_every_policy_is_described() -> None:
+    text = (ROOT / "docs" / "baselines.md").read_text(encoding="utf-8")
+    assert [n for n in policy_names() if f"`{n}`" not in text] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

@@ -120,17 +120,19 @@ def test_one_seed_stands_for_consecutive_ones(name: str, settings: dict[str, Any
 @over_all
 def test_resetting_some_leaves_the_others_alone(name: str, settings: dict[str, Any]) -> None:
     touched, control = make(name, 3, **settings), make(name, 3, **settings)
-    actions = random_actions(touched, 8)
+    actions = random_actions(touched, touched.problem.horizon + 2)
     trajectory(touched, 1, actions[:3])
     before, _ = trajectory(control, 1, actions[:3])
     observation, _ = touched.reset(options={"reset_mask": np.array([False, True, False])})
     np.testing.assert_array_equal(observation[[0, 2]], before[-1][[0, 2]])
     assert touched.elapsed.tolist() == [3, 0, 3]
+    # past the others' end, which is not the end of the one that began anew
     for row in actions[3:]:
         seen, paid, *_ = touched.step(row)
         expected, repaid, *_ = control.step(row)
         np.testing.assert_array_equal(seen[[0, 2]], expected[[0, 2]])
         np.testing.assert_array_equal(paid[[0, 2]], repaid[[0, 2]])
+    assert touched.elapsed.tolist() == [2, touched.problem.horizon - 1, 2]
 
 
 def test_a_masked_seed_leaves_the_other_generators_alone() -> None:

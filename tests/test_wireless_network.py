@@ -12,6 +12,7 @@ from icl_optimizer.environments.wireless import (
     ScalarRadioNetwork,
     UrbanChannel,
 )
+from icl_optimizer.environments.wireless.parallel import in_halves
 from icl_optimizer.errors import ConfigurationError
 
 SMALL = RadioConfig(n_resource_blocks=24, fading_tape_length=2**15)
@@ -54,6 +55,29 @@ def test_chunks_do_not_change_a_cell(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = trajectory(started(SMALL, list(range(7))))
     monkeypatch.setattr("icl_optimizer.environments.wireless.network.CHUNK_PAIRS", 250)
     np.testing.assert_array_equal(whole, trajectory(started(SMALL, list(range(7)))))
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_threads_do_not_change_a_cell(monkeypatch, cores: int) -> None:
+    whole = trajectory(started(SMALL, list(range(7))))
+    monkeypatch.setattr("icl_optimizer.environments.wireless.parallel._cores", lambda: cores)
+    monkeypatch.setattr("icl_optimizer.environments.wireless.network.CHUNK_PAIRS", 250)
+    np.testing.assert_array_equal(whole, trajectory(started(SMALL, list(range(7)))))
+
+
+def test_an_error_in_either_half_is_raised(monkeypatch) -> None:
+    monkeypatch.setattr("icl_optimizer.environments.wireless.parallel._cores", lambda: 2)
+    done: list[int] = []
+
+    def work(start: int, end: int) -> None:
+        if start == bad:
+            raise IndexError(start)
+        done.append(end)
+
+    for bad in (0, 2):
+        with pytest.raises(IndexError, match=str(bad)):
+            in_halves(work, 4, least=4)
+    assert done == [4, 2]
 
 
 def test_seed_decides() -> None:

@@ -12,6 +12,7 @@ from icl_optimizer.errors import ConfigurationError
 from .arrays import Floats, Ints, Singles
 from .channel import Channel, ChannelDraws
 from .config import RadioConfig
+from .parallel import in_halves
 from .scheduler import (
     LEAST_AVERAGE,
     log_rate,
@@ -23,7 +24,7 @@ from .scheduler import (
 from .urban import UrbanChannel
 
 # user-block pairs worked on at once, so that intermediate arrays stay in a core's cache
-CHUNK_PAIRS = 2**17
+CHUNK_PAIRS = 2**18
 
 
 @dataclass(frozen=True)
@@ -158,10 +159,14 @@ class RadioNetwork:
     def _schedule(self, cells: _Cells, average: Floats) -> Floats:
         """Return each user's throughput in one interval, bit/s, ``(K, n)``."""
         throughput = np.empty_like(average)
-        for start in range(0, len(cells.offset), self._chunk):
-            part = slice(start, start + self._chunk)
-            rates = log_rate(self._sinr(cells[part]))
-            _, throughput[:, part] = proportional_fair(rates, average[:, part])
+
+        def work(first: int, end: int) -> None:
+            for start in range(first, end, self._chunk):
+                part = slice(start, min(start + self._chunk, end))
+                rates = log_rate(self._sinr(cells[part]))
+                _, throughput[:, part] = proportional_fair(rates, average[:, part])
+
+        in_halves(work, len(cells.offset), least=2 * self._chunk)
         # from nat/s/Hz to bit/s here, on K throughputs, instead of on K x Q rates
         return np.asarray(throughput * self.cfg.rb_bandwidth_hz / np.log(2.0))
 

@@ -17,7 +17,7 @@ from icl_optimizer.environments.offloading_config import OffloadingConfig
 from icl_optimizer.environments.offloading_scalar import ScalarOffloadingEnv
 from icl_optimizer.errors import MissingDependencyError
 
-BATCH_SIZES = (256, 512, 1024)
+BATCH_SIZES = (256, 512, 1024, 2048)
 PEER_ENVS = 8
 ROUNDS = 7
 EPISODES = 2
@@ -37,7 +37,7 @@ def batched_vs_single() -> BenchmarkResult:
         "decisions/s",
         f"OffloadingVectorEnv({batch}) against gymnasium SyncVectorEnv of {PEER_ENVS} "
         "ScalarOffloadingEnv, the same dynamics in plain Python; whole episodes, resets included; "
-        "one core on either side",
+        "long batches use two cores where there are two, the peer one",
         ours,
         theirs,
         details={

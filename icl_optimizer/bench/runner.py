@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from icl_optimizer.bench.result import BenchmarkResult
@@ -16,7 +17,8 @@ from icl_optimizer.errors import ConfigurationError, MissingDependencyError, unk
 
 Benchmark = Callable[[], BenchmarkResult]
 
-# modules are imported when their benchmark runs, since each needs other extras
+# modules are imported when their benchmark runs, since each needs other extras; the language model
+# comes before torch, after which it would have a single thread (see llm.native)
 BENCHMARKS: dict[str, str] = {
     "env_batched_vs_single": "icl_optimizer.bench.environments:batched_vs_single",
     "env_vs_mobile_env": "icl_optimizer.bench.environments:vs_mobile_env",
@@ -48,7 +50,7 @@ def run_benchmarks(name: str | None, out: Path) -> Table:
         except MissingDependencyError as error:
             if name is not None:
                 raise
-            table.add_row(each, "", "", "", "", f"left out: {error}")
+            table.add_row(each, "", "", "", "", f"left out: {escape(str(error))}")
             continue
         results[each] = result.to_json()
         write_results(out, results)

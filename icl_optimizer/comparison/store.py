@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import astuple, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -78,6 +79,8 @@ class RunStore:
         return self.folder / "units" / f"{policy}-{seed}.json"
 
     def _check(self, resume: bool) -> None:
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ConfigurationError(f"'{self.folder}' is a file; allowed: a folder.")
         if not self.folder.exists() or not any(self.folder.iterdir()):
             return
         path = self.folder / "config.json"
@@ -139,20 +142,24 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
 
 def command(config: ComparisonConfig) -> str:
     """Return the shell command that repeats ``config``."""
-    parts = [f"icl-optimizer compare {config.environment}"]
-    parts.append(f"--policies {' '.join(config.policies)}")
-    parts.append(f"--llm {config.llm}")
-    parts.append(f"--seeds {config.seeds} --interactions {config.interactions}")
-    parts.append(f"--eval-tasks {config.eval_tasks}")
+    parts: list[Any] = [
+        "icl-optimizer",
+        "compare",
+        config.environment,
+        "--policies",
+        *config.policies,
+    ]
+    parts += ["--llm", config.llm, "--seeds", config.seeds, "--interactions", config.interactions]
+    parts += ["--eval-tasks", config.eval_tasks]
     if config.drl_interactions:
-        parts.append(f"--drl-interactions {config.drl_interactions}")
-    parts += [f"--set {k}={_plain(v)}" for k, v in config.settings.items()]
-    parts += [f"--icl {k}={_plain(v)}" for k, v in config.icl.items()]
+        parts += ["--drl-interactions", config.drl_interactions]
+    parts += [part for pair in _pairs(config.settings) for part in ("--set", pair)]
+    parts += [part for pair in _pairs(config.icl) for part in ("--icl", pair)]
     if not config.sweeps:
         parts.append("--no-sweeps")
     if config.prompts:
-        parts.append(f"--prompts {config.prompts}")
-    return " ".join(parts)
+        parts += ["--prompts", config.prompts]
+    return shlex.join(map(str, parts))
 
 
 def versions() -> dict[str, str]:
@@ -166,8 +173,17 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _plain(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+def _pairs(values: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return ``key=value`` texts, ``outer.inner=value`` for nested ones; None is the default."""
+    pairs = []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            pairs += _pairs(value, f"{prefix}{key}.")
+        elif isinstance(value, list | tuple):
+            pairs.append(f"{prefix}{key}={','.join(map(str, value))}")
+        elif value is not None:
+            pairs.append(f"{prefix}{key}={value}")
+    return pairs
 
 
 def _frame(rows: Iterable[Row]) -> pd.DataFrame:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -140,7 +142,8 @@ class Unit:
 
     def _evaluate(self, step: int) -> None:
         started, before = time.perf_counter(), self._usage()
-        metrics = self.held.evaluate(self.policy)
+        with _off_the_record(self.policy):
+            metrics = self.held.evaluate(self.policy)
         self._add(self.config.scenario, "eval", step, metrics)
         self._curve.append((step, metrics["optimality"]))
         self._away += time.perf_counter() - started
@@ -217,6 +220,18 @@ class Unit:
                 float(value),
             )
             target.append(row)
+
+
+@contextmanager
+def _off_the_record(policy: Policy) -> Iterator[None]:
+    """Keep evaluations out of what the policy counts of its own decisions."""
+    counted = Counter(getattr(policy, "made_by", {}))
+    latencies: list[float] = getattr(policy, "latencies", [])
+    met = len(latencies)
+    yield
+    if counted or met or latencies:
+        policy.made_by = counted  # type: ignore[attr-defined]
+        del latencies[met:]
 
 
 def unit_budget(config: ComparisonConfig, policy: str) -> int:

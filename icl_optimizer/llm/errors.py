@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from icl_optimizer.errors import ConfigurationError
-
-
-class ModelError(RuntimeError):
-    """A language model answered with an error, or not in the form that was asked for."""
+from icl_optimizer.errors import ConfigurationError, ModelError
 
 
 class PromptTooLongError(ConfigurationError):
@@ -53,3 +49,6 @@ def check_texts(field: str, texts: Sequence[str]) -> None:
     """Raise ConfigurationError unless ``texts`` is a list (or tuple) of non-empty texts."""
     if isinstance(texts, str) or any(not text.strip() for text in texts):
         raise ConfigurationError(f"{field} must be a list of non-empty texts.")
+
+
+__all__ = ["ModelError", "PromptTooLongError", "check_distinct", "check_texts", "shared_token"]

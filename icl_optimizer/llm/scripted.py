@@ -25,9 +25,9 @@ class _Script(LanguageModel):
 
     remote = False
 
-    def __init__(self, name: str, logprobs: bool) -> None:
+    def __init__(self, name: str, logprobs: bool, likelihoods: bool = False) -> None:
         super().__init__(
-            name, Capabilities(logprobs, False, constrained=True, likelihoods=logprobs)
+            name, Capabilities(logprobs, False, constrained=True, likelihoods=likelihoods)
         )
         self.prompts: list[str] = []
 
@@ -113,14 +113,21 @@ class FunctionLLM(_Script):
         array([[-0.22, -1.61]])
     """
 
-    def __init__(self, function: Callable[[str], Answer], logprobs: bool = True) -> None:
+    def __init__(
+        self,
+        function: Callable[[str], Answer],
+        logprobs: bool = True,
+        likelihoods: bool = False,
+    ) -> None:
         """Keep the function.
 
         Args:
             function: Called with each prompt (for ``chat``, the messages joined by newlines).
             logprobs: False for a function that returns texts, so that callers generate.
+            likelihoods: True for a function that knows a probability for every text that is
+                asked for, so that ``likelihood`` works.
         """
-        super().__init__("function", logprobs)
+        super().__init__("function", logprobs, likelihoods)
         self._function = function
 
     def _answer(self, prompt: str) -> Answer:

@@ -55,9 +55,13 @@ def eval_curves(run: Run, metric: str) -> dict[Entry, Curve]:
 
 
 def train_curves(run: Run) -> dict[Entry, Curve]:
-    """Return the reward met while learning, a moving average of ten per seed, per entry."""
+    """Return the reward met while learning, a moving average of ten per seed, per entry.
+
+    Entries that learned from fewer decisions have none.
+    """
     data = run.rows("reward", split="train")
-    return {entry: curve(entry, _smooth(rows)) for entry, rows in per_entry(data)}
+    smooth = ((entry, _smooth(rows)) for entry, rows in per_entry(data))
+    return {entry: curve(entry, rows) for entry, rows in smooth if len(rows)}
 
 
 def learners(run: Run) -> set[Entry]:
