@@ -31,7 +31,7 @@ class ICLConfig(BaseModel):
     replay: Replay = Field("means", description="Which examples the pool offers.")
     capacity: int | None = Field(None, ge=1, description="Most examples kept; None: the default.")
     exploration: Exploration = Field(Exploration(), description="When to try decisions.")
-    max_examples: int = Field(32, ge=1, le=512, description="Most examples in a prompt.")
+    max_examples: int = Field(64, ge=1, le=512, description="Most examples in a prompt.")
     select_keywords: bool = Field(
         True, description="Leave out keywords that do not explain the pool's decisions."
     )

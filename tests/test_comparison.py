@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,6 @@ class Model(CopyNearest):
 
     def __init__(self, before: Callable[[], None] = lambda: None) -> None:
         super().__init__(("local", "offload"))
-        self.capabilities = replace(self.capabilities, likelihoods=False)
         self.before = before
 
     def _ask(self, prompt: str) -> Any:

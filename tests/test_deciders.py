@@ -175,7 +175,7 @@ class Listener(FunctionLLM):
 
     def __init__(self, table: dict[tuple[str, str], float]) -> None:
         """Keep probabilities by label of the list and first word of the text."""
-        super().__init__(lambda prompt: {"left": 0.5, "right": 0.5})
+        super().__init__(lambda prompt: {"left": 0.5, "right": 0.5}, likelihoods=True)
         self.table = table
         self.asked: list[tuple[str, str]] = []
 
@@ -227,6 +227,12 @@ def test_the_channel_leaves_out_what_it_calibrates_with(builder: PromptBuilder) 
     model.asked.clear()
     left(decider, thing("apple"), examples=pool)
     assert any(f"{text}," in prompt for prompt, text in model.asked[2:])
+
+
+def test_the_channel_needs_likelihoods(builder: PromptBuilder) -> None:
+    decider = ChannelDecider(odds_of({"pear": 1.0}), builder)
+    with pytest.raises(ConfigurationError, match="cannot give the likelihood of a text"):
+        left(decider, thing("pear"))
 
 
 def test_auto_asks_the_channel_about_new_words(builder: PromptBuilder) -> None:

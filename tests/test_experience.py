@@ -85,6 +85,14 @@ def test_means_counts_violations_by_their_reward() -> None:
     assert rows(made) == [("apple", RIGHT, -2.0, True)]
 
 
+def test_an_example_says_how_many_outcomes_speak_for_it() -> None:
+    made = pool(
+        "means", outcome(APPLE, LEFT, 2.0), outcome(APPLE, LEFT, 4.0), outcome(APPLE, RIGHT, 1.0)
+    )
+    # all that were seen in this context, those that speak for the other decision by less included
+    assert [(e.reward, e.visits) for e in made.examples()] == [(3.0, 3)]
+
+
 def test_latest_keeps_the_last_outcomes_as_they_are() -> None:
     made = pool(
         "latest",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 from icl_optimizer.experience import Example
@@ -26,34 +27,46 @@ def grid(rule: dict[tuple[str, str], int]) -> list[Example]:
     ]
 
 
+# The evidence of a group, worked out outcome by outcome: with two decisions of weight 0.2 each, the
+# first has the chance 0.2 / 0.4, a second like it 1.2 / 1.4, a third 2.2 / 2.4, a fourth 3.2 / 3.4.
+# So two of one mind have 0.5 * 0.857 = 0.429, three 0.393, four 0.370; two against two have
+# 0.429 * 0.2 / 2.4 * 1.2 / 3.4 = 0.0126. A set of keywords has the product over its groups.
+
+
 def test_an_irrelevant_keyword_is_dropped() -> None:
-    # the decision is a alone: the other three examples with the same a agree, so leave-one-out is
-    # always right; b or c alone are never better than a guess
+    # by a: two groups of four of one mind, 0.370 ^ 2 = 0.137; by b or c alone: two against two,
+    # 0.0126 ^ 2 = 0.0002; by a and b: four groups of two, 0.429 ^ 4 = 0.034; all: 0.5 ^ 8
     rule = {("0", "0"): 0, ("0", "1"): 0, ("1", "0"): 1, ("1", "1"): 1}
     assert relevant_keywords(grid(rule), 2) == ("a",)
 
 
 def test_two_keywords_that_matter_together_stay() -> None:
-    # exclusive or: without the example itself, the others with the same a have the other decision
-    # more often, so a alone is always wrong; a and b leave one other example, which is right;
-    # with c there is no other example
+    # exclusive or. Alone each leaves two against two in both groups, 0.0002; a and b make four
+    # groups of one mind, 0.429 ^ 4 = 0.034; with c all are apart, 0.5 ^ 8 = 0.004
     rule = {("0", "0"): 0, ("0", "1"): 1, ("1", "0"): 1, ("1", "1"): 0}
     assert relevant_keywords(grid(rule), 2) == ("a", "b")
 
 
 def test_equal_keywords_give_the_smallest_and_first_set() -> None:
-    # nothing to tell apart: every subset is right about all
+    # one decision throughout: each keyword alone divides it in two halves
     rule = {("0", "0"): 1, ("1", "1"): 1}
     assert relevant_keywords(grid(rule), 2) == ("a",)
+    # u and u confirm each other and v is alone, by b as well as by a and b
+    examples = [example(0, a="x", b="u"), example(0, a="x", b="u"), example(1, a="x", b="v")]
+    assert relevant_keywords(examples, 2) == ("b",)
     assert relevant_keywords([], 2) == ()
 
 
-def test_a_keyword_with_a_tie_counts_as_a_guess() -> None:
-    # under a: the left-out first example sees 0 and 1 once each, half a point; the second one sees
-    # 0 and 1 (half a point), the third sees 0 twice (none): (0.5 + 0.5 + 0) / 3 = 1/3.
-    # under b: 0 and 0 confirm each other, the third is alone and a guess: (1 + 1 + 0.5) / 3
-    examples = [example(0, a="x", b="u"), example(0, a="x", b="u"), example(1, a="x", b="v")]
-    assert relevant_keywords(examples, 2) == ("b",)
+def test_visits_tell_an_exception_from_an_accident() -> None:
+    def seven(visits: int) -> list[Example]:
+        odd = replace(example(1, a="x", b="odd"), visits=visits)
+        return [odd, *(example(0, a="x", b=f"w{i}") for i in range(6))]
+
+    # by a: six of one mind, 0.370 * 4.2 / 4.4 * 5.2 / 5.4 = 0.340, and one against,
+    # 0.340 * 0.2 / 6.4 = 0.0106; by b all are apart, 0.5 ^ 7 = 0.0078
+    assert relevant_keywords(seven(1), 2) == ("a",)
+    # seen three times: by a 0.0106 * 1.2 / 7.4 * 2.2 / 8.4 = 0.0005; by b 0.5 ^ 6 * 0.393 = 0.0061
+    assert relevant_keywords(seven(3), 2) == ("b",)
 
 
 def test_restricting_keeps_the_order_of_the_keywords() -> None:
@@ -78,6 +91,12 @@ def test_summary_by_majority_and_mean() -> None:
         ({"a": "x"}, 0, 5.0),
         ({"a": "y"}, 1, 3.0),
     ]
+
+
+def test_summary_counts_visits() -> None:
+    often = replace(example(1, 2.0, a="x", b="1"), visits=5)
+    rows = summarise([example(0, 9.0, a="x", b="2"), example(0, 7.0, a="x", b="3"), often], ("a",))
+    assert [(r.action, r.reward, r.visits) for r in rows] == [(1, 2.0, 5)]
 
 
 MIXED = [example(int(i >= 6), word=f"w{i}") for i in range(9)]
