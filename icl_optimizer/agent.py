@@ -207,7 +207,9 @@ class ICLAgent(Policy):
             return self._answers(examples, queries)
 
     def _key(self, examples: list[Example], query: Context) -> tuple[Any, ...]:
-        return (tuple((e.context, e.action) for e in examples), query)
+        rewards = self.builder.shows_rewards
+        shown = ((e.context, e.action, e.reward if rewards else None) for e in examples)
+        return (tuple(shown), query)
 
     def _table(self) -> tuple[Keywords, list[Example]]:
         """Return the keywords that matter and the pool's examples under them."""

@@ -13,6 +13,8 @@ from icl_optimizer.problem import Context, Problem
 
 Replay = Literal["means", "prioritized", "latest"]
 REPLAYS: tuple[Replay, ...] = ("means", "prioritized", "latest")
+DEFAULT_CONTEXTS = 512
+DEFAULT_OUTCOMES = 16
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class ExperiencePool:
         """Start empty."""
         if replay not in REPLAYS:
             raise unknown_name("replay", replay, REPLAYS)
-        default = 16 if replay == "latest" else 512
+        default = DEFAULT_OUTCOMES if replay == "latest" else DEFAULT_CONTEXTS
         self.problem = problem
         self.replay = replay
         self.capacity = default if capacity is None else capacity
@@ -173,8 +175,10 @@ class ExperiencePool:
         return Example(context, action, tallies[action].mean, visits=visits)
 
     def _forget(self) -> None:
+        # the capacity of ``latest`` counts outcomes; what was tried where is kept as by default
+        contexts = DEFAULT_CONTEXTS if self.replay == "latest" else self.capacity
         for store in (self.tallies, self._best):
-            while len(store) > self.capacity and self.replay != "latest":
+            while len(store) > contexts:
                 store.pop(next(iter(store)))
 
     def _example_json(self, example: Example) -> dict[str, Any]:

@@ -57,6 +57,14 @@ class PromptBuilder:
         """Goal, definition and rules as rendered text."""
         return {part: self._render(f"{self.problem.name}/{part}.j2") for part in PARTS}
 
+    @cached_property
+    def shows_rewards(self) -> bool:
+        """Whether the layout shows more of an example than its context and decision."""
+        name = f"layouts/{self.layout}.j2"
+        assert self._environment.loader is not None, "the environment was built with one"
+        source, *_ = self._environment.loader.get_source(self._environment, name)
+        return "reward" in source or "evaluation" in source
+
     def describe(self, context: Context) -> str:
         """Return a context as one line of text."""
         text = ", ".join(f"{name.lower()}: {word}" for name, word in context.items())
