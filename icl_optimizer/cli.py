@@ -109,7 +109,9 @@ def compare(
     """Compare policies on an environment and write tables and a report."""
     from icl_optimizer.comparison.config import default_config
     from icl_optimizer.comparison.runner import compare as run
+    from icl_optimizer.report import require_plotting
 
+    require_plotting()
     config = default_config(
         environment,
         policies=tuple(policies) if policies else None,
