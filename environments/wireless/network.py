@@ -23,8 +23,8 @@ from .scheduler import (
 )
 from .urban import UrbanChannel
 
-# user-block pairs worked on at once, so that intermediate arrays stay in a core's cache
-CHUNK_PAIRS = 2**18
+# user-block pairs worked on at once: smaller ones make two threads wait for the interpreter
+CHUNK_PAIRS = 2**20
 
 
 @dataclass(frozen=True)

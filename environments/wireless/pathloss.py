@@ -100,10 +100,12 @@ def nlos_path_loss(
     carrier_ghz: float,
     bs_height_m: float,
     user_height_m: float,
+    clear_db: Floats | None = None,
 ) -> Floats:
     """Return the path loss without line of sight: max(PL_LOS, PL') (Table 7.4.1-1).
 
-    Arguments and result are those of :func:`los_path_loss`.
+    Arguments and result are those of :func:`los_path_loss`; ``clear_db`` is what that returns for
+    them, where it is known already.
     """
     row = URBAN[scenario]
     horizontal = np.asarray(distance_m, dtype=np.float64)
@@ -114,8 +116,9 @@ def nlos_path_loss(
         + row.nlos_carrier_factor * np.log10(carrier_ghz)
         - row.nlos_height_factor * (user_height_m - 1.5)
     )
-    clear = los_path_loss(scenario, distance_m, carrier_ghz, bs_height_m, user_height_m)
-    return np.asarray(np.maximum(clear, obstructed))
+    if clear_db is None:
+        clear_db = los_path_loss(scenario, distance_m, carrier_ghz, bs_height_m, user_height_m)
+    return np.asarray(np.maximum(clear_db, obstructed))
 
 
 def los_probability(scenario: Scenario, distance_m: ArrayLike) -> Floats:

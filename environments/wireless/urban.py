@@ -100,11 +100,8 @@ class UrbanChannel:
         cfg = self._cfg
         geometry = (cfg.scenario, distance, cfg.carrier_ghz, cfg.antenna_height_m)
         clear = sight < los_probability(cfg.scenario, distance)
-        loss = np.where(
-            clear,
-            los_path_loss(*geometry, cfg.user_height_m),
-            nlos_path_loss(*geometry, cfg.user_height_m),
-        )
+        clear_db = los_path_loss(*geometry, cfg.user_height_m)
+        loss = np.where(clear, clear_db, nlos_path_loss(*geometry, cfg.user_height_m, clear_db))
         loss_db = loss + shadowing * shadowing_std(cfg.scenario, clear)
         return np.asarray(10.0 ** (-loss_db / 10.0))
 

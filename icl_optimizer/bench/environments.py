@@ -17,7 +17,7 @@ from icl_optimizer.environments.offloading_config import OffloadingConfig
 from icl_optimizer.environments.offloading_scalar import ScalarOffloadingEnv
 from icl_optimizer.errors import MissingDependencyError
 
-BATCH_SIZES = (256, 512, 1024, 2048)
+BATCH_SIZES = (512, 1024, 2048, 4096)
 PEER_ENVS = 8
 ROUNDS = 7
 EPISODES = 2
