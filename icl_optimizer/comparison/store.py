@@ -48,7 +48,7 @@ class RunStore:
         self.config = config
         self._check(resume)
         (folder / "units").mkdir(parents=True, exist_ok=True)
-        self._write_json("config.json", self._description())
+        self._write_json(self.folder / "config.json", self._description())
 
     def finished(self, policy: str, seed: int) -> UnitResult | None:
         """Return the unit if it is on disk."""
@@ -57,7 +57,7 @@ class RunStore:
 
     def keep(self, policy: str, seed: int, result: UnitResult) -> None:
         """Write a finished unit; a kill in mid-write leaves no half file."""
-        self._write_json(str(self._unit_path(policy, seed)), result.to_json())
+        self._write_json(self._unit_path(policy, seed), result.to_json())
 
     def write_tables(self) -> None:
         """Write ``results.csv``, ``timings.csv``, ``summary.csv`` and ``explain.json``."""
@@ -73,7 +73,7 @@ class RunStore:
         timings.to_csv(self.folder / "timings.csv", index=False)
         summarise(pd.concat([results, timings])).to_csv(self.folder / "summary.csv", index=False)
         explained = {p: u.explanation for p, u in done if u.explanation is not None}
-        self._write_json("explain.json", {"policies": explained})
+        self._write_json(self.folder / "explain.json", {"policies": explained})
 
     def _unit_path(self, policy: str, seed: int) -> Path:
         return self.folder / "units" / f"{policy}-{seed}.json"
@@ -121,8 +121,7 @@ class RunStore:
             "versions": versions(),
         }
 
-    def _write_json(self, name: str, data: Any) -> None:
-        path = self.folder / name
+    def _write_json(self, path: Path, data: Any) -> None:
         partial = path.with_suffix(".partial")
         partial.write_text(json.dumps(data, indent=1))
         os.replace(partial, path)
