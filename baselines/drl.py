@@ -95,18 +95,9 @@ class DrlPolicy(Policy):
             for i in range(len(rows))
         ]
 
-    def predict(
-        self,
-        observation: NDArray[Any],
-        state: Any = None,
-        episode_start: NDArray[np.bool_] | None = None,
-        deterministic: bool = False,
-    ) -> tuple[NDArray[np.int64], Any]:
-        """Return the actions for a batch of observations, without the words of a decision."""
-        rows = np.asarray(observation)
-        checked = observations_of(self.problem, np.atleast_2d(rows))
-        actions = self._choose(checked, explore=not deterministic)[0]
-        return (actions if rows.ndim > 1 else actions[0]), state
+    def _actions(self, rows: NDArray[Any], *, explore: bool) -> NDArray[np.int64]:
+        """Return the actions without the words of a decision."""
+        return self._choose(observations_of(self.problem, rows), explore=explore)[0]
 
     def _choose(
         self, rows: NDArray[Any], explore: bool

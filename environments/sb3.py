@@ -29,12 +29,11 @@ class Sb3VecEnv(VecEnv):
         super().__init__(env.num_envs, space, env.single_action_space)
         self._actions: NDArray[np.int64] | None = None
         self._episode_reward = np.zeros(env.num_envs)
-        self.last_info: dict[str, Any] = {}
 
     def reset(self) -> NDArray[np.float32]:
         """Begin an episode everywhere, with the seeds given to :meth:`seed` if any."""
         given = [s for s in self._seeds if s is not None]
-        observation, self.last_info = self.env.reset(seed=list(self._seeds) if given else None)
+        observation, _ = self.env.reset(seed=list(self._seeds) if given else None)
         self._reset_seeds()
         self._reset_options()
         self._episode_reward[:] = 0.0
@@ -50,7 +49,6 @@ class Sb3VecEnv(VecEnv):
         """Carry the actions out; infos hold the last observation of a finished episode."""
         assert self._actions is not None, "step_async comes first"
         observation, reward, terminated, truncated, info = self.env.step(self._actions)
-        self.last_info = info
         self._episode_reward += reward
         done = terminated | truncated
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]

@@ -165,17 +165,18 @@ class ICLAgent(Policy):
         started, before = time.perf_counter(), self.model.usage.prompt_tokens
         keywords, examples = self._table()
         queries = [restrict(c, keywords) for c in contexts]
+        shown = self._signature(examples)
         known: dict[Context, Answer] = {}
         new = []
         for query in dict.fromkeys(queries):
-            cached = self._cache.get(self._key(examples, query)) if self.config.cache else None
+            cached = self._cache.get((shown, query)) if self.config.cache else None
             if cached is None:
                 new.append(query)
             else:
                 known[query] = cached
         fresh = dict(zip(new, self._answers(examples, new), strict=True))
         for query, answer in fresh.items():
-            self._cache[self._key(examples, query)] = Answer(answer.probabilities, "cache")
+            self._cache[shown, query] = Answer(answer.probabilities, "cache")
         seconds = (time.perf_counter() - started) / len(contexts)
         tokens = (self.model.usage.prompt_tokens - before) // len(contexts)
         results = []
@@ -206,10 +207,10 @@ class ICLAgent(Policy):
             self._limit = max(1, min(self._limit, len(examples)) // 2)
             return self._answers(examples, queries)
 
-    def _key(self, examples: list[Example], query: Context) -> tuple[Any, ...]:
+    def _signature(self, examples: list[Example]) -> tuple[Any, ...]:
+        """Return what of the examples a prompt shows: the part of the cache key they make."""
         rewards = self.builder.shows_rewards
-        shown = ((e.context, e.action, e.reward if rewards else None) for e in examples)
-        return (tuple(shown), query)
+        return tuple((e.context, e.action, e.reward if rewards else None) for e in examples)
 
     def _table(self) -> tuple[Keywords, list[Example]]:
         """Return the keywords that matter and the pool's examples under them."""

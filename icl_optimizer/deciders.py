@@ -191,8 +191,7 @@ class ChannelDecider(ScoreDecider):
     Pr(y | x) is proportional to Pr(x | y): for each label the model reads a list of the examples
     with that decision and tells how likely the query is as its next entry (noisy channel, Min et
     al. 2022). A small model is far better at continuing a list of like things than at naming the
-    label of one. Calibration ``pool`` leaves out
-    an example of each decision and scores those.
+    label of one. Calibration ``pool`` leaves out an example of each decision and scores those.
     """
 
     leaves_out: ClassVar[bool] = True
@@ -300,7 +299,7 @@ class GenerateDecider(Decider):
     def _answer(
         self, orders: Sequence[Sequence[Example]], queries: Sequence[Context]
     ) -> list[Answer]:
-        prompts = [self.builder.render(orders[0], q) for q in queries]
+        prompts = [self.prompt(orders[0], q) for q in queries]
         actions = [self.parse(t) for t in self.model.generate(prompts, max_tokens=self.max_tokens)]
         missing = [i for i, action in enumerate(actions) if action is None]
         self.counts.invalid += len(missing)

@@ -88,9 +88,13 @@ class Policy(ABC):
     ) -> tuple[NDArray[np.int64], Any]:
         """Return the actions for a batch of observations; the signature of Stable-Baselines3."""
         rows = np.asarray(observation)
-        decisions = self.decide(np.atleast_2d(rows), explore=not deterministic)
-        actions = np.array([d.action for d in decisions], dtype=np.int64)
+        actions = self._actions(np.atleast_2d(rows), explore=not deterministic)
         return (actions if rows.ndim > 1 else actions[0]), state
+
+    def _actions(self, rows: NDArray[Any], *, explore: bool) -> NDArray[np.int64]:
+        """Return the actions for observations ``(n, columns)``."""
+        decisions = self.decide(rows, explore=explore)
+        return np.array([d.action for d in decisions], dtype=np.int64)
 
     def save(self, path: str | Path) -> None:
         """Write the policy below ``path``; raises where there is nothing to keep."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -50,11 +50,11 @@ class Held:
         raw = self._run(policy)
         if not bounds:
             return raw
-        best, chance = self._bounds()
+        best, chance = self._bounds
         raw["optimality"] = (raw["reward"] - chance) / (best - chance)
         return raw
 
-    @lru_cache(maxsize=1)  # noqa: B019  (lives as long as the object, which is short)
+    @cached_property
     def _bounds(self) -> tuple[float, float]:
         """Return the mean reward of the oracle and of random choice."""
         problem = self.env.problem

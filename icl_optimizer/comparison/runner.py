@@ -57,9 +57,11 @@ def compare(
     missing = [item for item in work if store.finished(*item) is None]
     total = sum(unit_budget(config, policy) for policy, _ in missing)
     with progress(f"{config.environment}", total, shown=progress_bar) as advance:
-        runner = _run_here if jobs == 1 else _run_parallel
         try:
-            runner(config, missing, store, advance, model, jobs)
+            if jobs == 1:
+                _run_here(config, missing, store, advance, model)
+            else:
+                _run_parallel(config, missing, store, advance, jobs)
         finally:
             # whatever ended the run, what was computed is in the tables
             store.write_tables()
@@ -93,7 +95,6 @@ def _run_here(
     store: RunStore,
     advance: Callable[[int], None],
     model: LanguageModel | None,
-    jobs: int,
 ) -> None:
     needs_llm = any(get_policy_spec(policy).needs_llm for policy, _ in work)
     if needs_llm and model is None:
@@ -111,7 +112,6 @@ def _run_parallel(
     work: list[Work],
     store: RunStore,
     advance: Callable[[int], None],
-    model: LanguageModel | None,
     jobs: int,
 ) -> None:
     from joblib import Parallel, delayed

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from icl_optimizer.comparison.config import ComparisonConfig, scenario_name
+from icl_optimizer.comparison.config import ComparisonConfig
 from icl_optimizer.comparison.evaluation import Held
 from icl_optimizer.comparison.explain import explain
 from icl_optimizer.comparison.statistics import interactions_to
@@ -134,11 +134,7 @@ class Unit:
         for point in points:
             self._evaluate(point)
         for step, reward in enumerate(self._rewards[: self.config.interactions], start=1):
-            self._add(self.config.scenario, "train", step, {"reward": reward * self._scale()})
-
-    def _scale(self) -> float:
-        """Return what turns the rewards a learner sees back into the environment's."""
-        return float(getattr(self.policy, "reward_unit", 1.0))
+            self._add(self.config.scenario, "train", step, {"reward": reward})
 
     def _evaluate(self, step: int) -> None:
         started, before = time.perf_counter(), self._usage()
@@ -240,6 +236,3 @@ def unit_budget(config: ComparisonConfig, policy: str) -> int:
     if not spec.is_drl:
         return config.interactions
     return max(config.interactions, config.drl_interactions or spec.budget)
-
-
-__all__ = ["Row", "Unit", "UnitResult", "scenario_name", "unit_budget"]
