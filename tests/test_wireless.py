@@ -7,7 +7,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from icl_optimizer.environments.wireless import RadioConfig
-from icl_optimizer.environments.wireless.fading import fading_tape, fading_windows, read_windows
+from icl_optimizer.environments.wireless.fading import (
+    FadingWindows,
+    fading_tape,
+    windows_of_users,
+)
+from icl_optimizer.environments.wireless.kernels import ln
 from icl_optimizer.environments.wireless.layout import hexagon_points, site_positions
 from icl_optimizer.environments.wireless.pathloss import (
     Scenario,
@@ -18,7 +23,6 @@ from icl_optimizer.environments.wireless.pathloss import (
     shadowing_std,
 )
 from icl_optimizer.environments.wireless.scheduler import (
-    log_rate,
     moving_average,
     proportional_fair,
     shannon_rate,
@@ -97,12 +101,18 @@ def test_noise_and_power_per_resource_block() -> None:
 
 def test_sinr_and_rate_of_two_cells() -> None:
     # received 7e-14 W, from the other cell 9e-15 W, noise 1e-15 W: 7e-14 / 1e-14 = 7
-    fading = np.array([[[1.0, 3.0 / 7.0]]], np.float32)
-    ratio = sinr(fading, np.full((1, 1, 1), 7e-14), np.full((1, 1, 1), 9e-15), 1e-15)
-    np.testing.assert_allclose(ratio, [[[7.0, 3.0]]], rtol=1e-6)
+    ratio = sinr(np.array([7e-14, 3e-14]), np.array([9e-15, 9e-15]), 1e-15)
+    np.testing.assert_allclose(ratio, [7.0, 3.0], rtol=1e-12)
     # 100 kHz * log2(1 + 7) = 300 kbit/s, and log2(1 + 3) = 2
-    np.testing.assert_allclose(shannon_rate(ratio, 1e5), [[[3e5, 2e5]]], rtol=1e-6)
-    np.testing.assert_allclose(log_rate(ratio) / np.log(2), [[[3.0, 2.0]]], rtol=1e-6)
+    np.testing.assert_allclose(shannon_rate(ratio, 1e5), [3e5, 2e5], rtol=1e-12)
+
+
+def scheduled(ratio: np.ndarray, average: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Schedule blocks whose SINR is ``ratio``, ``(K, E, Q)``."""
+    n_users, n_envs, n_blocks = ratio.shape
+    start = np.arange(n_users * n_envs).reshape(n_users, n_envs) * n_blocks
+    windows = FadingWindows(ratio.astype(np.float32).ravel(), start, n_blocks)
+    return proportional_fair(windows, np.ones((n_users, n_envs)), average)
 
 
 def test_scheduler_over_three_intervals() -> None:
@@ -113,46 +123,73 @@ def test_scheduler_over_three_intervals() -> None:
     unit = 1e6  # above the least average of 1 bit/s
     average = np.full((2, 1), unit)
     expected = [(0, [2.0, 0.5]), (1, [1.0, 0.75]), (0, [2.0, 0.375])]
+    # ln(1 + SINR) = 3 and 1
+    ratio = np.expm1(np.array([[[3.0]], [[1.0]]]))
     for first, after in expected:
-        rates = np.array([[[3.0]], [[1.0]]], np.float32) * np.float32(unit)
-        owner, throughput = proportional_fair(rates, average)
-        average = moving_average(average, throughput, 2.0)
+        owner, throughput = scheduled(ratio, average)
+        average = moving_average(average, throughput * unit, 2.0)
         assert owner.tolist() == [[first]]
         np.testing.assert_allclose(average[:, 0] / unit, after, rtol=1e-6)
 
 
 def test_equal_claims_go_to_the_first_user() -> None:
-    owner, throughput = proportional_fair(np.ones((3, 2, 4), np.float32), np.ones((3, 2)))
+    owner, throughput = scheduled(np.expm1(np.ones((3, 2, 4))), np.ones((3, 2)))
     assert owner.tolist() == [[0] * 4] * 2
-    assert throughput.tolist() == [[4.0, 4.0], [0.0, 0.0], [0.0, 0.0]]
+    np.testing.assert_allclose(throughput, [[4.0, 4.0], [0.0, 0.0], [0.0, 0.0]], rtol=1e-6)
+
+
+def test_logarithm_is_exact_to_single_precision() -> None:
+    near_one = 1.0 + np.geomspace(1e-6, 1.0, 500)
+    x = np.concatenate([near_one, np.geomspace(2.0, 1e12, 500)]).astype(np.float32)
+    exact = np.log(x.astype(np.float64))
+    np.testing.assert_allclose([ln.py_func(v) for v in x], exact, rtol=2e-7)
+    # the compiled loop: one user owns every block, so its throughput is the sum
+    for value, expected in zip(x, exact, strict=True):
+        ratio = np.array([[[value - np.float32(1)]]])
+        _, throughput = scheduled(ratio, np.ones((1, 1)))
+        assert throughput[0, 0] == pytest.approx(expected, rel=2e-7)
 
 
 @given(st.integers(1, 400), st.integers(1, 4), st.integers(1, 12), st.integers(0, 2**32 - 1))
 def test_every_block_has_one_owner(n_users: int, n_envs: int, n_blocks: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     # few distinct values, so that ties occur
-    rates = rng.integers(0, 5, (n_users, n_envs, n_blocks)).astype(np.float32)
+    ratio = rng.integers(0, 5, (n_users, n_envs, n_blocks))
     average = rng.integers(1, 4, (n_users, n_envs)).astype(np.float64)
-    owner, throughput = proportional_fair(rates.copy(), average)
-    metric = rates * (1.0 / average).astype(np.float32)[:, :, None]
-    np.testing.assert_array_equal(owner, metric.argmax(axis=0))
-    owned = np.take_along_axis(rates, owner[None].astype(np.int64), axis=0)[0]
-    np.testing.assert_allclose(throughput.sum(axis=0), owned.sum(axis=1), rtol=1e-5)
+    owner, throughput = scheduled(ratio, average)
+    levels = np.log1p(np.arange(5))
+    rates = levels[ratio]
+    metric = rates / average[:, :, None]
+    won = np.take_along_axis(metric, owner[None].astype(np.int64), axis=0)[0]
+    np.testing.assert_allclose(won, metric.max(axis=0), rtol=1e-6)
+    # no earlier user makes the very same claim
+    same = (ratio == np.take_along_axis(ratio, owner[None].astype(np.int64), 0)) & (
+        average[:, :, None] == np.take_along_axis(average, owner.T.astype(np.int64), 0).T[None]
+    )
+    np.testing.assert_array_equal(same.argmax(axis=0), owner)
     mine = owner[None] == np.arange(n_users)[:, None, None]
-    np.testing.assert_allclose(throughput, (rates * mine).sum(axis=2), rtol=1e-5)
+    np.testing.assert_allclose(throughput, (rates * mine).sum(axis=2), rtol=1e-5, atol=1e-6)
+
+
+def test_fading_outside_its_trace_is_an_error() -> None:
+    trace = np.ones(10, np.float32)
+    for start in (-1, 8):
+        with pytest.raises(IndexError, match=f"from {start} to {start + 3} in a trace of 10"):
+            proportional_fair(
+                FadingWindows(trace, np.array([[start]]), 3), np.ones((1, 1)), np.ones((1, 1))
+            )
 
 
 def run_scheduler(mean_sinr: list[float], intervals: int = 400) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean throughput and the share of blocks of users who fade by Rayleigh."""
     rng, n_users, n_envs, n_blocks = np.random.default_rng(1), len(mean_sinr), 8, 20
-    windows = fading_windows(2**16, n_blocks)
-    mean = np.array(mean_sinr, np.float32)[:, None, None]
-    average = np.repeat(np.log1p(mean[:, :, 0]) * n_blocks, n_envs, axis=1).astype(np.float64)
+    mean = np.repeat(np.array(mean_sinr)[:, None], n_envs, axis=1)
+    average = np.log1p(mean) * n_blocks
     total, blocks = np.zeros(n_users), np.zeros(n_users)
     for _ in range(intervals):
         offset = rng.integers(0, 2**16 - n_users * n_blocks, n_envs)
-        rates = log_rate(read_windows(windows, offset, n_users) * mean)
-        owner, throughput = proportional_fair(rates, average)
+        windows = windows_of_users(fading_tape(2**16), offset, n_users, n_blocks)
+        owner, throughput = proportional_fair(windows, mean, average)
         average = moving_average(average, throughput, 50.0)
         total += throughput.mean(axis=1)
         blocks += np.bincount(owner.ravel(), minlength=n_users) / owner.size
@@ -176,7 +213,7 @@ def test_fading_has_exponential_gains() -> None:
     assert tape.mean() == pytest.approx(1.0, rel=1e-3)
     assert tape.var() == pytest.approx(1.0, rel=0.02)
     assert (tape > 1).mean() == pytest.approx(np.exp(-1), rel=0.01)
-    window = read_windows(fading_windows(2**18, 3), np.array([7]), 2)
+    window = windows_of_users(tape, np.array([7]), 2, 3).read()
     np.testing.assert_array_equal(window[:, 0], tape[7:13].reshape(2, 3))
 
 

@@ -185,7 +185,7 @@ def test_channels_are_pluggable() -> None:
         draws = channel.draw_episode(np.random.default_rng(0), 5, 3)
         gain = channel.large_scale_gain(ChannelDraws.stack([draws]), 5)
         assert gain.shape[:2] == (1, 5)
-        assert channel.fading(draws.fading[:1], 5).shape == (5, 1, 24)
+        assert channel.fading(draws.fading[:1], 5).read().shape == (5, 1, 24)
 
 
 def test_errors_name_what_is_wrong() -> None:

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from icl_optimizer.errors import ConfigurationError
 
 from .arrays import Floats, Ints, Singles
+from .fading import FadingWindows
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,8 @@ class Channel(Protocol):
         """Return linear power gains ``(E, K, J)``, the serving site first, of a stack."""
         ...
 
-    def fading(self, offset: Ints, n_users: int, site: int = 0) -> Singles:
-        """Return a new, writable array of power gains ``(K, E, Q)`` towards ``site``."""
+    def fading(self, offset: Ints, n_users: int, site: int = 0) -> FadingWindows:
+        """Return where power gains of mean 1 towards ``site`` are, for ``offset`` of ``(E,)``."""
         ...
 
     def best_fading(self, n_users: int) -> float:
@@ -71,7 +72,7 @@ class FixedChannel:
     def __init__(self, gain: ArrayLike, n_blocks: int) -> None:
         """Keep the gains."""
         self._gain = np.array(gain, dtype=np.float64)
-        self._n_blocks = n_blocks
+        self._ones = np.ones(n_blocks, dtype=np.float32)
 
     def draw_episode(self, rng: np.random.Generator, n_users: int, n_steps: int) -> ChannelDraws:
         """Return empty draws; ``rng`` is left as it is.
@@ -90,9 +91,10 @@ class FixedChannel:
         """Return the given gains once per episode, shape ``(E, K, J)``."""
         return np.broadcast_to(self._gain, (len(draws.fading), *self._gain.shape)).copy()
 
-    def fading(self, offset: Ints, n_users: int, site: int = 0) -> Singles:
-        """Return ones, shape ``(K, E, Q)``."""
-        return np.ones((n_users, len(offset), self._n_blocks), dtype=np.float32)
+    def fading(self, offset: Ints, n_users: int, site: int = 0) -> FadingWindows:
+        """Return windows of ones."""
+        start = np.zeros((n_users, len(offset)), dtype=np.int64)
+        return FadingWindows(self._ones, start, len(self._ones))
 
     def best_fading(self, n_users: int) -> float:
         """Return 1: nothing fades."""

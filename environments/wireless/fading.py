@@ -7,6 +7,7 @@ integer.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -26,23 +27,42 @@ def fading_tape(length: int) -> Singles:
     return gains
 
 
-@cache
-def fading_windows(length: int, n_blocks: int) -> Singles:
-    """Return every window of ``n_blocks`` samples of the trace, ``(length - Q + 1, Q)``; a view."""
-    windows: Singles = sliding_window_view(fading_tape(length), n_blocks)
-    return windows
+@dataclass(frozen=True)
+class FadingWindows:
+    """Where in a trace each user of each cell reads its fading in one interval.
+
+    Attributes:
+        trace: Power gains, shape ``(L,)``.
+        start: Where a user's window begins, shape ``(K, E)``.
+        n_blocks: Resource blocks ``Q``, the length of a window.
+    """
+
+    trace: Singles
+    start: Ints
+    n_blocks: int
+
+    def read(self) -> Singles:
+        """Return the gains, a new array of shape ``(K, E, Q)``."""
+        return np.asarray(sliding_window_view(self.trace, self.n_blocks)[self.start])
+
+    def check(self) -> None:
+        """Raise :class:`IndexError` if a window leaves the trace."""
+        if self.start.size:
+            first, last = self.start.min(), self.start.max() + self.n_blocks
+            if first < 0 or last > len(self.trace):
+                raise IndexError(
+                    f"fading is read from {first} to {last} in a trace of {len(self.trace)} gains"
+                )
 
 
-def read_windows(windows: Singles, offset: Ints, n_users: int) -> Singles:
-    """Return the gains that start at ``offset``: user after user, each block after block.
+def windows_of_users(trace: Singles, offset: Ints, n_users: int, n_blocks: int) -> FadingWindows:
+    """Return windows that follow each other, user after user, from each cell's ``offset``.
 
     Args:
-        windows: Windows of the trace, shape ``(W, Q)``.
-        offset: Where each sub-environment starts, shape ``(E,)``, at most ``W - (K - 1) Q - 1``.
+        trace: Power gains, shape ``(L,)``.
+        offset: Where each cell's first user begins, shape ``(E,)``.
         n_users: Users ``K``.
-
-    Returns:
-        A new array, shape ``(K, E, Q)``.
+        n_blocks: Resource blocks ``Q``.
     """
-    starts = offset + np.arange(n_users)[:, None] * windows.shape[1]
-    return np.asarray(windows[starts])
+    start = offset + np.arange(n_users)[:, None] * n_blocks
+    return FadingWindows(trace, start, n_blocks)

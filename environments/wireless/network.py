@@ -9,13 +9,13 @@ import numpy as np
 
 from icl_optimizer.errors import ConfigurationError
 
-from .arrays import Floats, Ints, Singles
+from .arrays import Floats, Ints
 from .channel import Channel, ChannelDraws
 from .config import RadioConfig
+from .fading import FadingWindows
 from .parallel import in_halves
 from .scheduler import (
     LEAST_AVERAGE,
-    log_rate,
     moving_average,
     proportional_fair,
     shannon_rate,
@@ -23,7 +23,7 @@ from .scheduler import (
 )
 from .urban import UrbanChannel
 
-# user-block pairs worked on at once: smaller ones make two threads wait for the interpreter
+# user-block pairs worked on at once, which bounds the memory that fading interference takes
 CHUNK_PAIRS = 2**20
 
 
@@ -163,29 +163,34 @@ class RadioNetwork:
         def work(first: int, end: int) -> None:
             for start in range(first, end, self._chunk):
                 part = slice(start, min(start + self._chunk, end))
-                rates = log_rate(self._sinr(cells[part]))
-                _, throughput[:, part] = proportional_fair(rates, average[:, part])
+                fading, mean = self._sinr(cells[part])
+                _, throughput[:, part] = proportional_fair(fading, mean, average[:, part])
 
-        in_halves(work, len(cells.offset), least=2 * self._chunk)
+        in_halves(work, len(cells.offset), least=self._chunk)
         # from nat/s/Hz to bit/s here, on K throughputs, instead of on K x Q rates
         return np.asarray(throughput * self.cfg.rb_bandwidth_hz / np.log(2.0))
 
-    def _sinr(self, cells: _Cells) -> Singles:
-        """Return the SINR on every block, ``(K, n, Q)``."""
+    def _sinr(self, cells: _Cells) -> tuple[FadingWindows, Floats]:
+        """Return the fading and the SINR ``(K, n)`` before it."""
         fading = self.channel.fading(cells.offset, self.n_users)
-        interference = self._interference(cells)
-        return sinr(fading, cells.received_w[:, :, :1], interference, self.cfg.rb_noise_w)
-
-    def _interference(self, cells: _Cells) -> Floats | Singles:
-        """Return the power from other sites, ``(K, n, 1)``, or ``(K, n, Q)`` if it fades."""
+        signal = cells.received_w[:, :, 0]
         if not self.cfg.interference_fading:
-            return cells.interference_w[:, :, None]
-        total = np.zeros((1, 1, 1), dtype=np.float32)
+            return fading, sinr(signal, cells.interference_w, self.cfg.rb_noise_w)
+        ratio = sinr(
+            fading.read() * signal[:, :, None], self._interference(cells), self.cfg.rb_noise_w
+        )
+        # the SINR itself takes the place of the fading: it is not a mean times a gain here
+        start = np.arange(signal.size).reshape(signal.shape) * fading.n_blocks
+        windows = FadingWindows(ratio.astype(np.float32).ravel(), start, fading.n_blocks)
+        return windows, np.ones(signal.shape)
+
+    def _interference(self, cells: _Cells) -> Floats:
+        """Return the power from other sites, each of which fades, ``(K, n, Q)``."""
+        total = np.zeros((*cells.interference_w.shape, 1))
         for site in range(1, cells.received_w.shape[2]):
-            power = cells.received_w[:, :, site, None].astype(np.float32)
-            total = total + power * self.channel.fading(cells.offset, self.n_users, site)
+            power = cells.received_w[:, :, site, None]
+            total = total + power * self.channel.fading(cells.offset, self.n_users, site).read()
         return total
 
     def _mean_sinr(self) -> Floats:
-        noise = self._interference_w + self.cfg.rb_noise_w
-        return np.asarray(self._received_w[:, :, 0] / noise)
+        return sinr(self._received_w[:, :, 0], self._interference_w, self.cfg.rb_noise_w)

@@ -72,7 +72,7 @@ class ScalarRadioNetwork:
             return self._rates_with_fading_interference(offset)
         rates = []
         bandwidth = self.cfg.rb_bandwidth_hz
-        fading = self.channel.fading(offset, self.n_users)[:, 0].tolist()
+        fading = self.channel.fading(offset, self.n_users).read()[:, 0].tolist()
         for received, gains in zip(self._received_w, fading, strict=True):
             mean = received[0] / (sum(received[1:]) + self.cfg.rb_noise_w)
             rates.append([bandwidth * math.log2(1.0 + mean * gain) for gain in gains])
@@ -81,7 +81,8 @@ class ScalarRadioNetwork:
     def _rates_with_fading_interference(self, offset: Ints) -> list[list[float]]:
         """Return the same rates when each interferer fades by itself."""
         sites = range(len(self._received_w[0]))
-        fading = [self.channel.fading(offset, self.n_users, j)[:, 0].tolist() for j in sites]
+        windows = [self.channel.fading(offset, self.n_users, j) for j in sites]
+        fading = [w.read()[:, 0].tolist() for w in windows]
         rates = []
         for user, received in enumerate(self._received_w):
             row = []

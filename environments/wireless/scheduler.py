@@ -1,49 +1,29 @@
 """Rate of a link and the proportional-fair scheduler, for a batch of cells.
 
-Shapes: ``K`` users, ``E`` sub-environments, ``Q`` resource blocks. Users come first, because the
-maximum over users then runs along long contiguous rows, several times faster than along columns.
+Shapes: ``K`` users, ``E`` sub-environments, ``Q`` resource blocks.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from .arrays import Floats, Singles
-
-Owners = NDArray[np.unsignedinteger[Any]]
+from .arrays import Floats, Owners, Singles
+from .fading import FadingWindows
 
 # bit/s; keeps the ratio of the scheduler finite for a user that is never served
 LEAST_AVERAGE = 1.0
 
 
-def sinr(
-    fading: Singles, signal_w: Floats, interference_w: Floats | Singles, noise_w: float
-) -> Singles:
+def sinr(signal_w: Floats, interference_w: Floats, noise_w: float) -> Floats:
     """Return the signal-to-interference-and-noise ratio inside eq. (2) of Zhou et al. (2024).
 
     Args:
-        fading: Fast-fading power gains, mean 1, shape ``(K, E, Q)``; overwritten by the result.
-        signal_w: Mean received power p g on a resource block, watts, ``(K, E, 1)``.
-        interference_w: Received from the other sites, watts, ``(K, E, 1)`` or ``(K, E, Q)``.
+        signal_w: Received power p g on a resource block, watts, any shape.
+        interference_w: Received from the other sites, watts, the same shape.
         noise_w: Noise power b N_0, watts.
-
-    Returns:
-        Linear ratios, shape ``(K, E, Q)``.
     """
-    mean = signal_w / (interference_w + noise_w)
-    return np.multiply(fading, mean.astype(np.float32), out=fading)
-
-
-def log_rate(ratio: Singles) -> Singles:
-    """Return ln(1 + SINR), the rate in nat/s/Hz; ``ratio`` is overwritten by the result.
-
-    The natural logarithm is the one that NumPy computes fastest in single precision.
-    """
-    np.add(ratio, np.float32(1), out=ratio)
-    return np.log(ratio, out=ratio)
+    return np.asarray(signal_w / (interference_w + noise_w))
 
 
 def shannon_rate(ratio: ArrayLike, bandwidth_hz: float) -> Floats:
@@ -51,29 +31,42 @@ def shannon_rate(ratio: ArrayLike, bandwidth_hz: float) -> Floats:
     return np.asarray(bandwidth_hz * np.log2(1.0 + np.asarray(ratio, dtype=np.float64)))
 
 
-def proportional_fair(rates: Singles, average: Floats) -> tuple[Owners, Floats]:
+def proportional_fair(
+    fading: FadingWindows, mean_sinr: Floats | Singles, average: Floats
+) -> tuple[Owners, Floats]:
     """Give each resource block to the user with the largest rate relative to its average.
 
+    The rate is ln(1 + SINR), in nat/s/Hz, and the SINR a user's mean times its fading.
+
     Args:
-        rates: Rate of each user on each block, shape ``(K, E, Q)``, any unit; overwritten.
+        fading: Power gains of ``K`` users in ``E`` cells.
+        mean_sinr: SINR before fading, linear, shape ``(K, E)``.
         average: Moving average of each user's throughput, positive, shape ``(K, E)``; its unit
-            need not be that of ``rates``.
+            need not be that of the rates.
 
     Returns:
         The owner of each block, shape ``(E, Q)``, the first user among equals; and each user's
-        throughput, the sum of its blocks' rates, shape ``(K, E)``, in the unit of ``rates``.
+        throughput, the sum of its blocks' rates, nat/s/Hz, shape ``(K, E)``.
+
+    Raises:
+        IndexError: If a window leaves the fading trace.
     """
-    n_users = len(rates)
-    weight = (1.0 / average).astype(np.float32)
-    metric = np.multiply(rates, weight[:, :, None], out=rates)
-    best = metric.max(axis=0)
-    # ranks fall with the user's index, so the largest rank among equals is the first user
-    rank = np.arange(n_users, 0, -1, dtype=np.min_scalar_type(n_users))[:, None, None]
-    wins = (metric == best).view(np.uint8)
-    # a rank of one byte takes the place of the truth value, which saves an array
-    marks = np.multiply(wins, rank, out=wins if rank.itemsize == 1 else None)
-    owner: Owners = n_users - marks.max(axis=0)
-    return owner, _sum_by_owner(owner, best, n_users) * average
+    # the compiler takes half a second to load, which who never schedules need not wait for
+    from .kernels import schedule
+
+    fading.check()
+    owner = np.empty((fading.start.shape[1], fading.n_blocks), dtype=np.int32)
+    throughput = np.empty(fading.start.shape, dtype=np.float32)
+    weight = _single(1.0 / average)
+    schedule(
+        fading.trace,
+        np.ascontiguousarray(fading.start),
+        _single(mean_sinr),
+        weight,
+        owner,
+        throughput,
+    )
+    return owner, throughput.astype(np.float64)
 
 
 def moving_average(average: Floats, throughput: Floats, time_constant: float) -> Floats:
@@ -88,10 +81,5 @@ def moving_average(average: Floats, throughput: Floats, time_constant: float) ->
     return np.maximum((1.0 - weight) * average + weight * throughput, LEAST_AVERAGE)
 
 
-def _sum_by_owner(owner: Owners, values: Singles, n_users: int) -> Floats:
-    """Return the sum of each user's ``values``, ``(K, E)``, from ``(E, Q)`` arrays."""
-    n_envs = len(owner)
-    cell = np.multiply(owner, n_envs, dtype=np.intp)
-    cell += np.arange(n_envs)[:, None]
-    total = np.bincount(cell.ravel(), values.ravel(), n_users * n_envs)
-    return np.asarray(total.reshape(n_users, n_envs), dtype=np.float64)
+def _single(values: Floats | Singles) -> Singles:
+    return np.ascontiguousarray(values, dtype=np.float32)

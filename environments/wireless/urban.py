@@ -9,7 +9,7 @@ from icl_optimizer.errors import ConfigurationError
 from .arrays import Floats, Ints, Singles
 from .channel import ChannelDraws
 from .config import RadioConfig
-from .fading import fading_windows, read_windows
+from .fading import FadingWindows, fading_tape, windows_of_users
 from .layout import hexagon_points, site_positions
 from .pathloss import los_path_loss, los_probability, nlos_path_loss, shadowing_std
 
@@ -37,7 +37,7 @@ class UrbanChannel:
         """Place the sites and load the fading trace."""
         self._cfg = cfg
         self._sites = site_positions(cfg.n_sites, cfg.spacing_m)
-        self._windows = fading_windows(cfg.fading_tape_length, cfg.n_resource_blocks)
+        self._trace = fading_tape(cfg.fading_tape_length)
 
     def draw_episode(self, rng: np.random.Generator, n_users: int, n_steps: int) -> ChannelDraws:
         """Draw placements, line of sight, shadowing and fading offsets of one episode.
@@ -80,10 +80,11 @@ class UrbanChannel:
         order = refused.argsort(axis=-1, kind="stable")[:, :n_users, None]
         return np.take_along_axis(gain, order, axis=1)
 
-    def fading(self, offset: Ints, n_users: int, site: int = 0) -> Singles:
-        """Return Rayleigh power gains towards ``site``, shape ``(K, E, Q)``; mean 1."""
-        span = n_users * self._cfg.n_resource_blocks
-        return read_windows(self._windows, offset + site * span, n_users)
+    def fading(self, offset: Ints, n_users: int, site: int = 0) -> FadingWindows:
+        """Return where Rayleigh power gains towards ``site`` are; mean 1."""
+        n_blocks = self._cfg.n_resource_blocks
+        first = offset + site * n_users * n_blocks
+        return windows_of_users(self._trace, first, n_users, n_blocks)
 
     def best_fading(self, n_users: int) -> float:
         """Return the mean maximum of ``n_users`` unit exponentials: the harmonic number."""
