@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -18,8 +18,47 @@ class MissingDependencyError(ImportError):
     """An optional part is not installed; the message holds the command that installs it."""
 
 
+FailureKind = Literal[
+    "connection", "timeout", "rate limit", "server", "malformed", "key", "request", "answer", "open"
+]
+RETRYABLE: tuple[FailureKind, ...] = ("connection", "timeout", "rate limit", "server", "malformed")
+
+
 class ModelError(RuntimeError):
-    """A language model answered with an error, or not in the form that was asked for."""
+    """A language model answered with an error, or not in the form that was asked for.
+
+    Attributes:
+        kind: ``connection`` (refused or reset), ``timeout``, ``rate limit`` (429), ``server``
+            (5xx), ``malformed`` (an answer cut short or without content), ``key`` (401, 403),
+            ``request`` (any other 4xx), ``answer`` (whole, but not what was asked for), ``open``
+            (not asked at all: the circuit breaker is open).
+        retry_after: Seconds to wait before asking again, where the server said so.
+    """
+
+    def __init__(
+        self, message: str, kind: FailureKind = "answer", retry_after: float | None = None
+    ) -> None:
+        """Keep what went wrong."""
+        super().__init__(message)
+        self.kind: FailureKind = kind
+        self.retry_after = retry_after
+
+    @property
+    def retryable(self) -> bool:
+        """Whether asking again may help."""
+        return self.kind in RETRYABLE
+
+    def __reduce__(self) -> tuple[type[ModelError], tuple[str, FailureKind, float | None]]:
+        """Pickle with all attributes, so that worker processes can pass it on."""
+        return type(self), (str(self), self.kind, self.retry_after)
+
+
+class BudgetError(RuntimeError):
+    """The calls or the money allowed are used up; what was finished by then is kept."""
+
+
+class ReplayError(RuntimeError):
+    """A replay met a request that was not recorded."""
 
 
 class PromptShortenedWarning(UserWarning):

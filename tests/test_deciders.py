@@ -311,7 +311,7 @@ def test_what_stays_invalid_falls_back_to_the_nearest_example(builder: PromptBui
 
 def test_a_model_without_constraint_falls_back_at_once(builder: PromptBuilder) -> None:
     model = ScriptedLLM(["no idea", "no idea"])
-    model.capabilities = Capabilities(logprobs=False, embeddings=False, constrained=False)
+    model._capabilities = Capabilities(logprobs=False, embeddings=False, constrained=False)
     decider = GenerateDecider(model, builder)
     assert left(decider, thing("stone", "heavy")) == [0.0]
     # without examples the first label

@@ -97,6 +97,9 @@ def test_usage_subtracts() -> None:
         "reused_tokens",
         "completion_tokens",
         "seconds",
+        "cached",
+        "retries",
+        "failures",
     ]
     assert before == Usage(**before.as_dict())  # type: ignore[arg-type]
 

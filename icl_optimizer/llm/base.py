@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,18 +49,34 @@ class LanguageModel(ABC):
 
     Attributes:
         name: The spec that loads this model.
-        capabilities: What it can do.
         usage: What it was asked to do so far.
     """
 
-    remote: ClassVar[bool] = True
+    remote: bool = True
     """Whether calls leave the process; ``allow_model_requests(False)`` refuses those."""
 
-    def __init__(self, name: str, capabilities: Capabilities) -> None:
-        """Set the name and the capabilities; nothing was used yet."""
+    def __init__(self, name: str, capabilities: Capabilities | None = None) -> None:
+        """Set the name; without ``capabilities`` they are found at the first look at them."""
         self.name = name
-        self.capabilities = capabilities
+        self._capabilities = capabilities
         self.usage = Usage()
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the model can do; the first look may ask the model.
+
+        Raises:
+            ModelError: The model did not answer.
+        """
+        if self._capabilities is None:
+            require_permission(self)
+            self._capabilities = self._probe()
+        return self._capabilities
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What an answer depends on beside the request: plain JSON values without secrets."""
+        return {"name": self.name}
 
     def score(self, prompts: Sequence[str], labels: Sequence[str]) -> NDArray[np.float64]:
         """Return the log-probability of each label as the continuation of each prompt.
@@ -215,6 +231,10 @@ class LanguageModel(ABC):
     def __repr__(self) -> str:
         """Name the model; parameters stay out, they may hold secrets."""
         return f"{type(self).__name__}({self.name!r})"
+
+    def _probe(self) -> Capabilities:
+        """Ask the model what it can do; for those whose constructor did not say."""
+        raise NotImplementedError
 
     @abstractmethod
     def _score(self, prompts: list[str], labels: list[str]) -> NDArray[np.float64]: ...

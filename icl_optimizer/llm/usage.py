@@ -16,6 +16,9 @@ class Usage:
         reused_tokens: Prompt tokens taken from the prefix cache instead of being computed.
         completion_tokens: Tokens the model produced.
         seconds: Wall time spent inside the model.
+        cached: Those of ``calls`` that a cache on disk answered.
+        retries: Requests sent again after a failure.
+        failures: Requests that failed for good, retries included in none of the above.
     """
 
     calls: int = 0
@@ -23,6 +26,9 @@ class Usage:
     reused_tokens: int = 0
     completion_tokens: int = 0
     seconds: float = 0.0
+    cached: int = 0
+    retries: int = 0
+    failures: int = 0
     _lock: threading.Lock = field(
         default_factory=threading.Lock, init=False, repr=False, compare=False
     )
@@ -39,6 +45,9 @@ class Usage:
         reused_tokens: int = 0,
         completion_tokens: int = 0,
         seconds: float = 0.0,
+        cached: int = 0,
+        retries: int = 0,
+        failures: int = 0,
     ) -> None:
         """Add to the counters; safe from several threads."""
         with self._lock:
@@ -47,6 +56,9 @@ class Usage:
             self.reused_tokens += reused_tokens
             self.completion_tokens += completion_tokens
             self.seconds += seconds
+            self.cached += cached
+            self.retries += retries
+            self.failures += failures
 
     def snapshot(self) -> Usage:
         """Return a copy that no longer changes."""
