@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icl_optimizer.errors import ConfigurationError
+from icl_optimizer.words import clean_word
 
 
 def is_line(text: object) -> bool:
@@ -21,20 +22,24 @@ class Context(Mapping[str, str]):
     """One situation in words: an ordered, immutable and hashable mapping of keyword to words.
 
     The keywords are the ``x`` of eq. (8) in Zhou et al.; two contexts are the same example
-    when all their words are equal.
+    when all their words are equal. Words are data: whatever could change the structure of a
+    prompt is taken out of them.
     """
 
     __slots__ = ("_items",)
 
     def __init__(self, items: Mapping[str, str]) -> None:
-        """Store ``items`` in their order; a word must be a non-empty single line."""
+        """Store ``items`` in their order, each word as :func:`~.words.clean_word` leaves it.
+
+        Raises:
+            ConfigurationError: A value is no text.
+        """
         for keyword, word in items.items():
-            if not is_line(word):
+            if not isinstance(word, str):
                 raise ConfigurationError(
-                    f"context keyword '{keyword}' has the value {word!r}; "
-                    "allowed: a non-empty text on one line."
+                    f"context keyword '{keyword}' has the value {word!r}; allowed: a text."
                 )
-        self._items = tuple(items.items())
+        self._items = tuple((keyword, clean_word(word)) for keyword, word in items.items())
 
     def __getitem__(self, keyword: str) -> str:
         """Return the words of ``keyword``."""
@@ -184,7 +189,14 @@ class Problem:
     horizon: int
 
     def __post_init__(self) -> None:
-        """Check the labels."""
+        """Check the labels, and that no word of a column would be changed in a prompt."""
+        for column in self.columns:
+            for word in column.words:
+                if clean_word(word) != word:
+                    raise ConfigurationError(
+                        f"column '{column.name}' has the word {word!r}; allowed: words that a "
+                        f"prompt can show as they are, such as {clean_word(word)!r}."
+                    )
         different = len(set(self.labels)) == len(self.labels) >= 2
         if not different or not all(is_line(label) for label in self.labels):
             raise ConfigurationError(

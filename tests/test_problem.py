@@ -47,17 +47,21 @@ def test_a_context_never_changes() -> None:
         context["a"] = "y"  # type: ignore[index]
 
 
-@pytest.mark.parametrize(
-    "word",
-    ["", "  ", "two\nlines", "end\n", "two\rlines", "two\u2028lines", "two\x0blines", 3, None],
-)
-def test_words_that_are_no_single_line_are_refused(word: Any) -> None:
-    with pytest.raises(ConfigurationError, match=r"'thing'.*: a non-empty text on one line"):
+@pytest.mark.parametrize("word", [3, None, b"bytes"])
+def test_words_that_are_no_text_are_refused(word: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"'thing' has the value .*: a text"):
         Context({"thing": word})
 
 
-def test_words_of_any_language_are_accepted() -> None:
-    assert Context({"thing": "übersetzen 翻译 {{ x }}"})["thing"] == "übersetzen 翻译 {{ x }}"
+def test_words_are_cleaned() -> None:
+    context = Context({"a": "two\nlines", "b": "übersetzen 翻译 {{ x }}", "c": "\x00"})
+    assert context.words == ("two lines", "übersetzen 翻译 x", "(empty)")
+
+
+def test_a_columns_words_must_survive_cleaning() -> None:
+    column = Category("thing", ("plain", "a -> b"), 2)
+    with pytest.raises(ConfigurationError, match=r"'thing' has the word 'a -> b'.*such as 'a b'"):
+        Problem("tiny", ("yes", "no"), (column,), 1)
 
 
 def test_matches_counts_equal_words() -> None:
