@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 import time
 import warnings
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,7 +22,7 @@ from icl_optimizer.agent_file import FORMAT_VERSION, read_agent
 from icl_optimizer.deciders import Answer
 from icl_optimizer.decision import Decision, MadeBy, Outcome, Situations
 from icl_optimizer.environments.base import BatchedEnv
-from icl_optimizer.errors import ConfigurationError, PromptShortenedWarning
+from icl_optimizer.errors import ConfigurationError, ModelError, PromptShortenedWarning
 from icl_optimizer.experience import Example, ExperiencePool
 from icl_optimizer.exploration import NO_TRIAL, Trial
 from icl_optimizer.icl_config import ICLConfig, make_decider
@@ -34,6 +39,21 @@ from icl_optimizer.selection import (
     restrict,
     summarise,
 )
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Situations on their way to a decision, in order."""
+
+    contexts: list[Context]
+    rows: list[NDArray[Any] | None]
+    trials: list[Trial]
+
+    @property
+    def to_judge(self) -> list[Context]:
+        """What exploration does not force."""
+        pairs = zip(self.contexts, self.trials, strict=True)
+        return [context for context, trial in pairs if not trial.forced]
 
 
 class ICLAgent(Policy):
@@ -71,8 +91,10 @@ class ICLAgent(Policy):
         self._configure(config or ICLConfig())
         self.pool = ExperiencePool(problem, self.config.replay, capacity=self.config.capacity)
         self.made_by: Counter[str] = Counter()
+        self.failures: Counter[str] = Counter()
         self.latencies: list[float] = []
         self._explored = 0
+        self._lock = threading.RLock()  # calls of adecide ask in threads of their own
 
     def _configure(self, config: ICLConfig) -> None:
         """Take over ``config``; what was answered with other options is forgotten."""
@@ -85,20 +107,44 @@ class ICLAgent(Policy):
 
     def decide(self, situations: Situations, *, explore: bool = False) -> list[Decision]:
         """Decide for observations ``(n, columns)`` or contexts; see :class:`Policy`."""
-        contexts, rows = self.contexts(situations), rows_of(situations)
-        trials = [self._try(context) if explore else NO_TRIAL for context in contexts]
-        open_to_judgement = [i for i, trial in enumerate(trials) if not trial.forced]
-        judged = self._ask([contexts[i] for i in open_to_judgement])
-        own = dict(zip(open_to_judgement, judged, strict=True))
-        return [
-            self._decision(contexts[i], rows[i], trial, own.get(i))
-            for i, trial in enumerate(trials)
-        ]
+        batch = self._open(situations, explore)
+        return self._close(batch, self._ask(batch.to_judge))
+
+    async def adecide(self, situations: Situations, *, explore: bool = False) -> list[Decision]:
+        """Decide without blocking the event loop; at most ``in_flight`` calls ask at once.
+
+        Decisions come back in the order of ``situations``. Outcomes may be given to
+        :meth:`update` meanwhile; a decision uses the experience there was when it was asked for.
+        """
+        batch = self._open(situations, explore)
+        loop = asyncio.get_running_loop()
+        return self._close(
+            batch, await loop.run_in_executor(self._threads, self._ask, batch.to_judge)
+        )
 
     def update(self, outcomes: Sequence[Outcome]) -> None:
         """Take outcomes into the pool."""
-        for outcome in outcomes:
-            self.pool.add(outcome)
+        with self._lock:
+            for outcome in outcomes:
+                self.pool.add(outcome)
+
+    @cached_property
+    def _threads(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self.config.in_flight, thread_name_prefix="icl-decide")
+
+    def _open(self, situations: Situations, explore: bool) -> _Batch:
+        """Put situations into words and see what exploration says about each."""
+        contexts, rows = self.contexts(situations), rows_of(situations)
+        trials = [self._try(context) if explore else NO_TRIAL for context in contexts]
+        return _Batch(contexts, rows, trials)
+
+    def _close(self, batch: _Batch, judged: list[tuple[Answer, float, int]]) -> list[Decision]:
+        """Return the decisions of a batch, given the answers to what was to be judged."""
+        answers = iter(judged)
+        return [
+            self._decision(context, row, trial, None if trial.forced else next(answers))
+            for context, row, trial in zip(batch.contexts, batch.rows, batch.trials, strict=True)
+        ]
 
     def log_values(self) -> dict[str, float]:
         """Return epsilon, pool size and model calls."""
@@ -176,21 +222,42 @@ class ICLAgent(Policy):
                 known[query] = cached
         fresh = dict(zip(new, self._answers(examples, new), strict=True))
         for query, answer in fresh.items():
-            self._cache[shown, query] = Answer(answer.probabilities, "cache")
+            # a model that failed may answer the next time
+            if self.config.cache and answer.made_by != "fallback":
+                self._cache[shown, query] = Answer(answer.probabilities, "cache")
         seconds = (time.perf_counter() - started) / len(contexts)
         tokens = (self.model.usage.prompt_tokens - before) // len(contexts)
         results = []
         for query in queries:
             answer = known.get(query) or fresh[query]
             results.append((answer, seconds, 0 if query in known else tokens))
-            if self.config.cache:
+            if self.config.cache and answer.made_by != "fallback":
                 known[query] = Answer(answer.probabilities, "cache")
         return results
 
     def _answers(self, examples: list[Example], queries: Sequence[Context]) -> list[Answer]:
-        """Ask the decider; a prompt that does not fit loses its least relevant examples."""
+        """Ask the decider; what the model fails to answer falls back to experience."""
         if not queries:
             return []
+        try:
+            return self._judged(examples, queries)
+        except ModelError as error:
+            if self.config.on_failure == "stop":
+                raise
+            if len(queries) > 1 and error.kind != "open":
+                # one that failed must not cost the others their answers
+                return [self._answers(examples, [query])[0] for query in queries]
+            self.failures[error.kind] += len(queries)
+            return [self._by_experience(examples, query) for query in queries]
+
+    def _by_experience(self, examples: list[Example], query: Context) -> Answer:
+        """Return the decision of the best matching example, the first label without any."""
+        near = nearest_last(examples, query, 1)
+        action = near[0].action if near else 0
+        return Answer(tuple(one_hot(action, len(self.problem.labels))), "fallback")
+
+    def _judged(self, examples: list[Example], queries: Sequence[Context]) -> list[Answer]:
+        """Ask the decider; a prompt that does not fit loses its least relevant examples."""
         try:
             if len(examples) <= self._limit:
                 return self.decider.answer(self._orders(examples, queries[0]), queries)
@@ -205,7 +272,7 @@ class ICLAgent(Policy):
                     stacklevel=2,
                 )
             self._limit = max(1, min(self._limit, len(examples)) // 2)
-            return self._answers(examples, queries)
+            return self._judged(examples, queries)
 
     def _signature(self, examples: list[Example]) -> tuple[Any, ...]:
         """Return what of the examples a prompt shows: the part of the cache key they make."""
@@ -214,6 +281,10 @@ class ICLAgent(Policy):
 
     def _table(self) -> tuple[Keywords, list[Example]]:
         """Return the keywords that matter and the pool's examples under them."""
+        with self._lock:
+            return self._present_table()
+
+    def _present_table(self) -> tuple[Keywords, list[Example]]:
         if self._shown is None or self._shown[0] != self.pool.received:
             examples = self.pool.examples()
             everything = tuple(c.name for c in self.problem.columns)

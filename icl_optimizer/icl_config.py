@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from icl_optimizer.decider_chain import ChainDecider
 from icl_optimizer.deciders import (
     AutoDecider,
     Calibration,
@@ -18,6 +19,7 @@ from icl_optimizer.errors import ConfigurationError
 from icl_optimizer.experience import Replay
 from icl_optimizer.exploration import Exploration
 from icl_optimizer.llm.base import LanguageModel
+from icl_optimizer.llm.chain import ModelChain
 from icl_optimizer.prompting import PromptBuilder
 
 DeciderName = Literal["auto", "score", "channel", "generate"]
@@ -45,6 +47,13 @@ class ICLConfig(BaseModel):
     orders: int = Field(1, ge=1, le=8, description="Example orders whose scores are averaged.")
     passes: int = Field(2, ge=1, le=4, description="Times that the examples are shown over.")
     cache: bool = Field(True, description="Reuse the answer to an identical prompt.")
+    on_failure: Literal["pool", "stop"] = Field(
+        "pool",
+        description="When no model answers: take the best matching example's decision, or stop.",
+    )
+    in_flight: int = Field(
+        8, ge=1, le=256, description="Most calls of adecide that ask the model at once."
+    )
 
 
 def make_decider(config: ICLConfig, model: LanguageModel, builder: PromptBuilder) -> Decider:
@@ -55,6 +64,8 @@ def make_decider(config: ICLConfig, model: LanguageModel, builder: PromptBuilder
     Raises:
         ConfigurationError: The model cannot do what is asked for.
     """
+    if isinstance(model, ModelChain):
+        return ChainDecider(model, builder, make=lambda m: make_decider(config, m, builder))
     kind = _possible(model) if config.decider == "auto" else config.decider
     if kind == "generate":
         return GenerateDecider(model, builder)

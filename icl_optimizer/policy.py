@@ -58,6 +58,13 @@ class Policy(ABC):
             explore: Whether to try decisions in order to learn.
         """
 
+    async def adecide(self, situations: Situations, *, explore: bool = False) -> list[Decision]:
+        """Return what :meth:`decide` returns, for callers in an event loop.
+
+        Policies that ask a remote model do not block the loop; the others answer at once.
+        """
+        return self.decide(situations, explore=explore)
+
     def update(self, outcomes: Sequence[Outcome]) -> None:  # noqa: B027  (many policies are fixed)
         """Learn from outcomes as they arrive."""
 

@@ -49,7 +49,6 @@ class LanguageModel(ABC):
 
     Attributes:
         name: The spec that loads this model.
-        usage: What it was asked to do so far.
     """
 
     remote: bool = True
@@ -59,7 +58,12 @@ class LanguageModel(ABC):
         """Set the name; without ``capabilities`` they are found at the first look at them."""
         self.name = name
         self._capabilities = capabilities
-        self.usage = Usage()
+        self._usage = Usage()
+
+    @property
+    def usage(self) -> Usage:
+        """What the model was asked to do so far."""
+        return self._usage
 
     @property
     def capabilities(self) -> Capabilities:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icl_optimizer.llm.base import Capabilities, LanguageModel, Message
+from icl_optimizer.llm.usage import Usage
 
 
 class ModelWrapper(LanguageModel):
@@ -25,9 +26,13 @@ class ModelWrapper(LanguageModel):
         """Wrap ``inner``."""
         super().__init__(inner.name)
         self.inner = inner
-        self.usage = inner.usage
         # the wrapped model asks for permission itself, and a cache may not need it
         self.remote = False
+
+    @property
+    def usage(self) -> Usage:
+        """The counters of the wrapped model."""
+        return self.inner.usage
 
     @property
     def identity(self) -> dict[str, Any]:
