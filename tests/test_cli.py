@@ -160,7 +160,7 @@ def test_messages_arrive_as_they_are(
         raise error
 
     monkeypatch.setattr("icl_optimizer.policies.policy_names", broken)
-    monkeypatch.setattr("icl_optimizer.cli.console.print", lambda *_: None)
+    monkeypatch.setattr("icl_optimizer.cli.machine.console.print", lambda *_: None)
     assert fails(capsys, monkeypatch, "list") == f"error: {error}\n"
 
 

@@ -113,7 +113,10 @@ def test_the_shared_metrics_are_there(folder: Path, results: pd.DataFrame) -> No
     assert names >= {"reward", "optimality", "success_rate", "delay_s", "interactions"}
     assert names >= {"llm_calls", "llm_cached", "prompt_tokens", "invalid_rate", "fallback_rate"}
     clocks = {"train_s", "decision_ms_p50", "decision_ms_p95"}
-    assert set(pd.read_csv(folder / "timings.csv").metric) == clocks
+    requests = {
+        f"llm_{name}" for name in ("ms_p50", "ms_p95", "disk_cached", "retries", "failures")
+    }
+    assert set(pd.read_csv(folder / "timings.csv").metric) == clocks | requests
     # nothing in the results depends on the clock
     assert not set(results.metric) & clocks
     costs = results[(results.metric == "interactions") & (results.seed == 0)]
@@ -454,7 +457,7 @@ def test_the_command_repeats_the_configuration(
     monkeypatch.setattr(
         "icl_optimizer.comparison.runner.compare", lambda got, *_, **__: asked.append(got)
     )
-    monkeypatch.setattr("icl_optimizer.cli._finish", lambda folder: None)
+    monkeypatch.setattr("icl_optimizer.cli.compare._finish", lambda folder: None)
     program, *arguments = shlex.split(command(wanted))
     app(expand_lists(arguments), standalone_mode=False)
     assert program == "icl-optimizer"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,6 @@ from tiny_env import tiny_problem
 from tiny_prompts import examples_of, query_of, write_templates
 
 from icl_optimizer.deciders import (
-    AutoDecider,
     Calibration,
     ChannelDecider,
     Decider,
@@ -20,6 +19,7 @@ from icl_optimizer.deciders import (
 )
 from icl_optimizer.errors import ConfigurationError
 from icl_optimizer.experience import Example
+from icl_optimizer.icl_config import ICLConfig, make_decider
 from icl_optimizer.llm.base import Capabilities
 from icl_optimizer.llm.errors import ModelError
 from icl_optimizer.llm.scripted import FunctionLLM, ScriptedLLM
@@ -159,13 +159,12 @@ class FirstLetters(FunctionLLM):
         return [label.strip()[:2] for label in labels]
 
 
-@pytest.mark.parametrize("kind", [ScoreDecider, AutoDecider])
-def test_labels_that_begin_alike_are_refused(kind: Callable[..., Decider], tmp_path: Path) -> None:
+def test_labels_that_begin_alike_are_refused(tmp_path: Path) -> None:
     problem = Problem("tiny", ("left", "lend"), PROBLEM.columns, 10)
     builder = PromptBuilder(problem, folder=write_templates(tmp_path, goal="left or lend"))
     model = FirstLetters(lambda prompt: {"left": 0.5, "lend": 0.5})
     with pytest.raises(ConfigurationError, match="both start with the token 'le'"):
-        kind(model, builder)
+        ScoreDecider(model, builder)
     # the channel never scores a label
     ChannelDecider(model, builder)
 
@@ -237,7 +236,7 @@ def test_the_channel_needs_likelihoods(builder: PromptBuilder) -> None:
 
 def test_auto_asks_the_channel_about_new_words(builder: PromptBuilder) -> None:
     model = Listener(LISTS)
-    decider = AutoDecider(model, builder, calibration="none")
+    decider = make_decider(ICLConfig(calibration="none"), model, builder)
     pear, apple = thing("pear"), thing("apple")
     # the channel gives 4 : 1, scores are 1 : 1 for everything; the answers keep the order
     assert left(decider, apple, pear, thing("stone")) == pytest.approx([0.5, 0.8, 0.5])

@@ -12,7 +12,7 @@ from tiny_policies import ANSWERS, SITUATIONS, random_log
 from tiny_prompts import CopyNearest, write_templates
 
 from icl_optimizer.agent import ICLAgent, ICLConfig
-from icl_optimizer.decider_chain import ChainDecider
+from icl_optimizer.deciders.chain import ChainDecider
 from icl_optimizer.errors import ConfigurationError, FailureKind, ModelError
 from icl_optimizer.llm import Capabilities, FunctionLLM, ScriptedLLM
 from icl_optimizer.llm.chain import ModelChain, split_chain
@@ -113,7 +113,7 @@ def test_the_next_model_answers_in_its_own_way(prompts: Path) -> None:
     assert {d.made_by for d in decisions} <= {"llm", "cache"}
     assert isinstance(policy.decider, ChainDecider)
     assert policy.decider.answered_by == {"scripted": 3}
-    assert policy.decider.total.asked == 3
+    assert policy.asked == 3
     assert not policy.failures
 
 

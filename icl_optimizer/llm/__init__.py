@@ -3,6 +3,7 @@
 from icl_optimizer.llm.base import Capabilities, LanguageModel, Message
 from icl_optimizer.llm.errors import ModelError, PromptTooLongError
 from icl_optimizer.llm.langchain import LangChainModel
+from icl_optimizer.llm.llama_server import LlamaServer
 from icl_optimizer.llm.llamacpp import LlamaCpp
 from icl_optimizer.llm.loading import load_llm, validate_spec
 from icl_optimizer.llm.requests import allow_model_requests
@@ -15,6 +16,7 @@ __all__ = [
     "LangChainModel",
     "LanguageModel",
     "LlamaCpp",
+    "LlamaServer",
     "Message",
     "ModelError",
     "PromptTooLongError",

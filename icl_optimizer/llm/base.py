@@ -32,6 +32,9 @@ class Capabilities:
         constrained: ``generate`` accepts ``choices``.
         context_size: Tokens of prompt and answer together; None when unknown.
         likelihoods: ``likelihood`` works.
+        top_logprobs: Alternatives listed with each token, where the list is limited; a label
+            outside it gets an upper bound. None when every label has its own probability.
+        chat_template: ``apply_template(messages)`` works.
     """
 
     logprobs: bool
@@ -39,6 +42,8 @@ class Capabilities:
     constrained: bool = False
     context_size: int | None = None
     likelihoods: bool = False
+    top_logprobs: int | None = None
+    chat_template: bool = False
 
 
 class LanguageModel(ABC):
@@ -268,7 +273,8 @@ class LanguageModel(ABC):
     @contextmanager
     def _timed(self) -> Iterator[None]:
         start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.usage.add(seconds=time.perf_counter() - start)
+        with self.usage.watch() as used:
+            try:
+                yield
+            finally:
+                self.usage.time(time.perf_counter() - start, used.calls)

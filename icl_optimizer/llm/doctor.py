@@ -7,12 +7,16 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from icl_optimizer.errors import ConfigurationError, MissingDependencyError
+from icl_optimizer.llm.base import Capabilities
 from icl_optimizer.llm.errors import ModelError
 from icl_optimizer.llm.llamacpp import LlamaCpp
+from icl_optimizer.llm.loading import load_llm
+from icl_optimizer.llm.redaction import redact
 from icl_optimizer.llm.weights import INSTALL_COMMAND, find_weights
 
 _OLLAMA_PORT = 11434
@@ -39,6 +43,12 @@ _OPTIONAL = {
     "matplotlib": "report",
     "plotly": "report",
 }
+_REMEDIES = {
+    "connection": "start its server, or correct the address",
+    "timeout": "wait longer: ?timeout=SECONDS",
+    "key": "set its key in the environment",
+    "rate limit": "wait, or ask for a higher limit",
+}
 
 
 @dataclass(frozen=True)
@@ -60,8 +70,12 @@ class Finding:
     required: bool = False
 
 
-def diagnose() -> list[Finding]:
-    """Look at the installation; runs the embedded model once and asks only this machine."""
+def diagnose(specs: Sequence[str] = ()) -> list[Finding]:
+    """Look at the installation; runs the embedded model once and asks only this machine.
+
+    Args:
+        specs: Models to try beside, wherever they are; each is asked a few tiny questions.
+    """
     return [
         _python(),
         *(_package(name, "pip install icl-optimizer", True) for name in _REQUIRED),
@@ -73,6 +87,7 @@ def diagnose() -> list[Finding]:
         _embedded_model(),
         _ollama(_OLLAMA_PORT),
         _openai_key(),
+        *map(_model, specs),
     ]
 
 
@@ -114,6 +129,36 @@ def _embedded_model() -> Finding:
         f"{milliseconds:.0f} ms; scores, generates, embeds"
     )
     return Finding(name, bool(right > wrong), detail, "" if right > wrong else INSTALL_COMMAND)
+
+
+def _model(spec: str) -> Finding:
+    """Load a model, ask it for one word, and say what else it can do."""
+    try:
+        with load_llm(spec) as model:
+            capabilities = model.capabilities
+            model.generate(["Reply with yes."], max_tokens=4)
+            milliseconds = 1000 * model.usage.seconds
+    except (MissingDependencyError, ConfigurationError, ModelError) as error:
+        return Finding(spec, False, redact(str(error)), _REMEDIES.get(_kind(error), ""))
+    return Finding(spec, True, f"answers in {milliseconds:.0f} ms; {describe(capabilities)}")
+
+
+def _kind(error: Exception) -> str:
+    return error.kind if isinstance(error, ModelError) else ""
+
+
+def describe(capabilities: Capabilities) -> str:
+    """Return what a model can do as a list of words."""
+    top = capabilities.top_logprobs
+    listed = f" of {top} tokens" if top else ""
+    parts = (
+        (True, f"label scores{listed}" if capabilities.logprobs else "no label scores"),
+        (capabilities.likelihoods, "likelihoods"),
+        (True, "held to labels" if capabilities.constrained else "not held to labels"),
+        (capabilities.embeddings, "embeddings"),
+        (True, f"context {capabilities.context_size or 'unknown'}"),
+    )
+    return ", ".join(text for shown, text in parts if shown)
 
 
 def _ollama(port: int) -> Finding:

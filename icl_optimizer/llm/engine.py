@@ -7,15 +7,15 @@ import json
 import os
 import secrets
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
 from icl_optimizer.errors import ConfigurationError
-from icl_optimizer.llm.errors import ModelError, PromptTooLongError
 from icl_optimizer.llm.native import default_threads, import_xllamacpp
+from icl_optimizer.llm.provider_errors import status_error
 
 _HOST = "127.0.0.1"
 _SILENT, _INFO = -1, 3
@@ -93,7 +93,12 @@ class Engine:
     def tokenize(self, text: str) -> list[tuple[int, str]]:
         """Return id and text of each token, special ones recognised as in a completion."""
         answer = self._http("POST", "/tokenize", {"content": text, "with_pieces": True})
-        return [(int(token["id"]), _piece(token["piece"])) for token in answer["tokens"]]
+        return pieces(answer)
+
+    def apply_template(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """Return the messages in the model's chat format, up to the start of the reply."""
+        answer = self._http("POST", "/apply-template", {"messages": [dict(m) for m in messages]})
+        return str(answer["prompt"])
 
     def _http(
         self, method: str, path: str, body: Mapping[str, Any] | None = None
@@ -154,6 +159,11 @@ def _parameters(xllamacpp: Any, settings: EngineSettings, port: int, key: str) -
     return params
 
 
+def pieces(answer: Mapping[str, Any]) -> list[tuple[int, str]]:
+    """Return id and text of each token in an answer to ``/tokenize``."""
+    return [(int(token["id"]), _piece(token["piece"])) for token in answer["tokens"]]
+
+
 def _piece(piece: str | list[int]) -> str:
     """Return a token's text; llama.cpp gives bytes where a token is part of a character."""
     return piece if isinstance(piece, str) else bytes(piece).decode(errors="backslashreplace")
@@ -161,8 +171,6 @@ def _piece(piece: str | list[int]) -> str:
 
 def _checked(answer: dict[str, Any]) -> dict[str, Any]:
     error = answer.get("error")
-    if not error:
-        return answer
-    if error.get("type") == "exceed_context_size_error":
-        raise PromptTooLongError(int(error["n_prompt_tokens"]), int(error["n_ctx"]))
-    raise ModelError(f"llama.cpp refused the request: {error.get('message', error)}")
+    if error:
+        raise status_error("llama.cpp", int(error.get("code", 500)), json.dumps(answer), {})
+    return answer

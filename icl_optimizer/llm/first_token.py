@@ -11,6 +11,9 @@ from icl_optimizer.llm.errors import ModelError, shared_token
 Alternative = tuple[str, float]
 """A token's text and its log-probability."""
 
+_LEAST = 1e-12
+"""The floor where the listed tokens already take all of the probability, but for rounding."""
+
 
 def alternatives(logprobs: Any) -> list[Alternative]:
     """Read the alternatives of the first generated token.
@@ -33,7 +36,9 @@ def label_logprobs(listed: Sequence[Alternative], labels: Sequence[str]) -> list
     """Return the log-probability of each label.
 
     A token counts for a label that starts with it, whatever its case and leading spaces: the text
-    alone does not say which of the vocabulary's variants of a word a model will use.
+    alone does not say which of the vocabulary's variants of a word a model will use. A label that
+    no listed token begins gets an upper bound: it is not more likely than the last of the list,
+    nor than all that is not listed.
 
     Args:
         listed: The first token's alternatives.
@@ -41,7 +46,7 @@ def label_logprobs(listed: Sequence[Alternative], labels: Sequence[str]) -> list
 
     Raises:
         ConfigurationError: The token most in favour of the labels begins two of them.
-        ModelError: No listed token begins a label.
+        ModelError: No listed token begins any label.
     """
     shares = [0.0] * len(labels)
     for token, logprob in listed:
@@ -51,15 +56,21 @@ def label_logprobs(listed: Sequence[Alternative], labels: Sequence[str]) -> list
         elif matching and math.exp(logprob) > sum(shares):
             # A rare shared token, such as a single letter, does not matter.
             raise shared_token(labels[matching[0]], labels[matching[1]], token)
-    for label, share in zip(labels, shares, strict=True):
-        if share == 0.0:
-            tokens = ", ".join(repr(token) for token, _ in listed)
-            raise ModelError(
-                f"the label {label!r} is not among the {len(listed)} most likely first tokens "
-                f"({tokens}). Say in the prompt to reply with a label only, use labels such as A "
-                "and B, or the 'generate' decider."
-            )
-    return [math.log(share) for share in shares]
+    if not any(shares):
+        tokens = ", ".join(repr(token) for token, _ in listed)
+        raise ModelError(
+            f"none of the labels {list(labels)!r} is among the {len(listed)} most likely first "
+            f"tokens ({tokens}). Say in the prompt to reply with a label only, use labels such as "
+            "A and B, or the 'generate' decider."
+        )
+    floor = _floor([logprob for _, logprob in listed])
+    return [math.log(share) if share else floor for share in shares]
+
+
+def _floor(logprobs: Sequence[float]) -> float:
+    """Return the most that a token outside the list can have."""
+    rest = max(_LEAST, 1.0 - sum(map(math.exp, logprobs)))
+    return min(min(logprobs), math.log(rest))
 
 
 def _begins(token: str, label: str) -> bool:

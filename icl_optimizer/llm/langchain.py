@@ -2,37 +2,52 @@
 
 from __future__ import annotations
 
+import json
+import threading
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
 
 from icl_optimizer.errors import ConfigurationError
 from icl_optimizer.llm.base import Capabilities, LanguageModel, Message
-from icl_optimizer.llm.errors import ModelError
+from icl_optimizer.llm.conversation import Conversation
+from icl_optimizer.llm.errors import ModelError, PromptTooLongError
 from icl_optimizer.llm.first_token import Alternative, alternatives, label_logprobs
-from icl_optimizer.llm.provider_errors import provider_errors
+from icl_optimizer.llm.parameters import plain
+from icl_optimizer.llm.probe import MOST, known_context, probe, schema
+from icl_optimizer.llm.provider_errors import call_provider, read_answer
+from icl_optimizer.llm.redaction import holds_secret, redact
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseLanguageModel
 
-_TOP = 20  # the most that OpenAI and Ollama list
 _ANSWER_ROOM = 48  # tokens of JSON around a choice
+_SHOWN = 80  # characters of an answer in an error
+_LIMITS = ("num_predict", "max_tokens", "max_output_tokens", "max_new_tokens")
 
 
 class LangChainModel(LanguageModel):
     """Wraps a LangChain model: ``ChatOpenAI``, ``ChatOllama``, or any other.
 
     Prompts are sent as one user message each. ``score`` works with chat models that list the
-    alternatives of a token (``top_logprobs``, as OpenAI and Ollama do): a label gets the summed
-    probability of the listed tokens that begin it, whatever their case and leading spaces. Other
-    models can only ``generate``. ``choices`` are passed as a JSON schema, where the model takes
-    one. Tokens are those of ``usage_metadata``; models that do not report them count calls only.
+    alternatives of a token, as OpenAI's and Ollama's do: a label gets the summed probability of
+    the listed tokens that begin it, whatever their case and leading spaces. ``choices`` are passed
+    as a JSON schema. Whether the model at hand does either is asked at the first look at its
+    capabilities, with one tiny question each; classes that cannot pass such a request are not
+    asked. Tokens are those of ``usage_metadata``; models that do not report them count calls only.
     """
 
     def __init__(
-        self, model: BaseLanguageModel[Any], name: str | None = None, concurrency: int = 4
+        self,
+        model: BaseLanguageModel[Any],
+        name: str | None = None,
+        concurrency: int = 4,
+        logprobs: bool = True,
+        context_size: int | None = None,
+        parameters: Mapping[str, Any] | None = None,
     ) -> None:
         """Wrap ``model``; nothing is sent.
 
@@ -40,6 +55,9 @@ class LangChainModel(LanguageModel):
             model: A LangChain chat or completion model.
             name: The spec; by default the class and, where known, the model's own name.
             concurrency: The most requests under way at once.
+            logprobs: False treats the model as one that only writes.
+            context_size: What prompts must fit into; None for what the server tells, if it does.
+            parameters: What answers depend on, for ``identity``; by default the model's fields.
 
         Raises:
             ConfigurationError: ``model`` is not a LangChain model.
@@ -52,21 +70,23 @@ class LangChainModel(LanguageModel):
             )
         if concurrency < 1:
             raise ConfigurationError(f"concurrency must be at least 1, got {concurrency}.")
+        super().__init__(name or _default_name(model))
         chat = isinstance(model, BaseChatModel)
-        structured = chat and (
-            type(model).with_structured_output is not BaseChatModel.with_structured_output
-        )
-        super().__init__(
-            name or _default_name(model),
-            Capabilities(
-                logprobs=chat and "top_logprobs" in type(model).model_fields,
-                embeddings=False,
-                constrained=structured,
-                context_size=getattr(model, "num_ctx", None),
-            ),
-        )
         self._model: Any = model
         self._concurrency = concurrency
+        self._may_list = chat and logprobs and "top_logprobs" in type(model).model_fields
+        self._may_take_schema = chat and (
+            type(model).with_structured_output is not BaseChatModel.with_structured_output
+        )
+        self._context = context_size or getattr(model, "num_ctx", None)
+        self._parameters = _fields(model) if parameters is None else dict(parameters)
+        self._probing = threading.Lock()
+        self._found: Capabilities | None = None
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The name of the model and its parameters."""
+        return {"name": self.name.partition("?")[0], "parameters": self._parameters}
 
     def count_tokens(self, text: str) -> int:
         """Return an estimate, one token for every four characters.
@@ -75,42 +95,96 @@ class LangChainModel(LanguageModel):
         """
         return -(-len(text) // 4)
 
-    def _score(self, prompts: list[str], labels: list[str]) -> NDArray[np.float64]:
-        model = self._limited(1).bind(logprobs=True, top_logprobs=_TOP)
-        answers = self._batch(model, prompts)
-        return np.array([label_logprobs(self._alternatives(a), labels) for a in answers])
+    def listed(self, prompt: str, top: int) -> list[Alternative]:
+        """Return the alternatives of the first token of the answer; empty when there are none.
 
-    def _alternatives(self, answer: Any) -> list[Alternative]:
-        found = alternatives(answer.response_metadata.get("logprobs"))
-        if not found:
+        Args:
+            prompt: The prompt.
+            top: How many to ask for.
+        """
+        return self._alternatives([prompt], top)[0]
+
+    def held_to(self, prompt: str, choices: list[str]) -> str:
+        """Return the answer to a request with the schema of ``choices``, whatever it is."""
+        return self._held([prompt], choices)[0]
+
+    def written(self, prompt: str) -> str:
+        """Return a free answer of one token."""
+        return _text(self._batch(self._limited(1), [prompt])[0])
+
+    def _probe(self) -> Capabilities:
+        with self._probing:  # threads that look at the same time ask once
+            if self._found is None:
+                self._found = self._find_capabilities()
+            return self._found
+
+    def _find_capabilities(self) -> Capabilities:
+        top, constrained = probe(self, self._may_list, self._may_take_schema)
+        asked = self._may_list or self._may_take_schema
+        if self._context is None and asked:
+            self._context = known_context(self._model)
+        return Capabilities(
+            logprobs=top is not None,
+            embeddings=False,
+            constrained=constrained,
+            context_size=self._context,
+            top_logprobs=top,
+        )
+
+    def _score(self, prompts: list[str], labels: list[str]) -> NDArray[np.float64]:
+        listed = self._alternatives(prompts, self.capabilities.top_logprobs or MOST)
+        if not all(listed):
             raise ModelError(
-                f"'{self.name}' returned no log-probabilities for its first token. Use the "
-                "'generate' decider, or a server that supports top_logprobs."
+                f"'{self.name}' returned no log-probabilities for its first token, as it did "
+                "before.",
+                "malformed",
             )
-        return found
+        return np.array([label_logprobs(each, labels) for each in listed])
+
+    def _alternatives(self, prompts: list[str], top: int) -> list[list[Alternative]]:
+        model = self._limited(1).bind(logprobs=True, top_logprobs=top)
+        self._check_room(prompts, 1)
+        answers = self._batch(model, prompts)
+        return read_answer(
+            self.name, lambda: [alternatives(a.response_metadata.get("logprobs")) for a in answers]
+        )
 
     def _generate(
         self, prompts: list[str], max_tokens: int, choices: list[str] | None, stop: list[str]
     ) -> list[str]:
         if choices is not None:
-            return self._choose(prompts, choices)
-        model = self._limited(max_tokens)
-        return [_text(answer) for answer in self._batch(model.bind(stop=stop or None), prompts)]
+            return [self._choice(text, choices) for text in self._held(prompts, choices)]
+        self._check_room(prompts, max_tokens)
+        model = self._limited(max_tokens).bind(stop=stop or None)
+        return [self._nonempty(_text(answer)) for answer in self._batch(model, prompts)]
 
-    def _choose(self, prompts: list[str], choices: list[str]) -> list[str]:
+    def _held(self, prompts: list[str], choices: list[str]) -> list[str]:
+        """Return what the schema's field holds, or the whole text where there is none."""
         room = _ANSWER_ROOM + max(len(choice.encode()) for choice in choices)
-        model = self._limited(room).with_structured_output(_schema(choices), include_raw=True)
+        self._check_room(prompts, room)
+        model = self._limited(room).with_structured_output(schema(choices), include_raw=True)
         texts = []
         for answer in self._batch(model, prompts):
-            text = (answer["parsed"] or {}).get("answer")
-            if text not in choices:
-                raise ModelError(f"'{self.name}' answered {text!r}, allowed: {choices!r}.")
-            texts.append(str(text))
+            parsed = answer["parsed"]
+            found = parsed.get("answer") if isinstance(parsed, Mapping) else None
+            texts.append(_text(answer["raw"]).strip() if found is None else str(found))
         return texts
 
+    def _choice(self, text: str, choices: list[str]) -> str:
+        if text in choices:
+            return text
+        if self._nonempty(text).startswith("{"):
+            raise ModelError(f"'{self.name}' sent JSON cut short: {_shown(text)}.", "malformed")
+        raise ModelError(f"'{self.name}' answered {_shown(text)}, allowed: {choices!r}.")
+
+    def _nonempty(self, text: str) -> str:
+        if not text.strip():
+            raise ModelError(f"'{self.name}' sent an answer without content.", "malformed")
+        return text
+
     def _chat(self, messages: list[Message], max_tokens: int) -> str:
-        pairs = [(message["role"], message["content"]) for message in messages]
-        return _text(self._batch(self._limited(max_tokens), [pairs])[0])
+        answer = self._batch(self._limited(max_tokens), [list(map(_pair, messages))])[0]
+        return self._nonempty(_text(answer))
 
     def _embed(self, texts: list[str]) -> NDArray[np.float64]:
         raise ConfigurationError(f"the model '{self.name}' cannot embed texts.")
@@ -119,18 +193,36 @@ class LangChainModel(LanguageModel):
         # The provider's tokenizer is not known here; ``score`` checks against the tokens it gets.
         return [label.strip().casefold() for label in labels]
 
+    def _check_room(self, prompts: Sequence[str], max_tokens: int) -> None:
+        """Refuse what surely does not fit: some servers cut prompts without a word."""
+        if self._context is None:
+            return
+        for prompt in prompts:
+            tokens = self.count_tokens(prompt) + max_tokens
+            if tokens > self._context:
+                raise PromptTooLongError(tokens, self._context)
+
     def _limited(self, max_tokens: int) -> Any:
-        for field in ("num_predict", "max_tokens"):
-            if field in type(self._model).model_fields:
+        fields = type(self._model).model_fields
+        if _is_other_server(self._model):
+            # the client would send max_completion_tokens, which Ollama's /v1 ignores
+            body = {**(self._model.extra_body or {}), "max_tokens": max_tokens}
+            return self._model.model_copy(update={"extra_body": body})
+        for field in _LIMITS:
+            if field in fields:
                 return self._model.model_copy(update={field: max_tokens})
         return self._model.bind(max_tokens=max_tokens)
 
     def _batch(self, model: Any, inputs: Sequence[Any]) -> list[Any]:
-        with provider_errors(self.name):
-            answers: list[Any] = model.batch(
-                list(inputs), config={"max_concurrency": self._concurrency}
-            )
-        self._record(answers)
+        config = {"max_concurrency": self._concurrency}
+        asked = [list(map(_pair, i.messages)) if isinstance(i, Conversation) else i for i in inputs]
+        answers: list[Any] = call_provider(
+            self.name, lambda: model.batch(asked, config=config, return_exceptions=True)
+        )
+        failures = [answer for answer in answers if isinstance(answer, Exception)]
+        self._record(answer for answer in answers if not isinstance(answer, Exception))
+        if failures:
+            call_provider(self.name, lambda: _raise(failures[0]))
         return answers
 
     def _record(self, answers: Iterable[Any]) -> None:
@@ -143,6 +235,14 @@ class LangChainModel(LanguageModel):
                 reused_tokens=used.get("input_token_details", {}).get("cache_read") or 0,
                 completion_tokens=used.get("output_tokens", 0),
             )
+            metadata = getattr(message, "response_metadata", {})
+            if type(self._model).__name__ == "ChatOllama" and metadata.get("done") is not True:
+                # its client takes a stream that ends too early for a whole answer
+                raise ModelError(f"'{self.name}' sent an answer cut short.", "malformed")
+
+
+def _raise(error: Exception) -> NoReturn:
+    raise error
 
 
 def _default_name(model: Any) -> str:
@@ -150,16 +250,32 @@ def _default_name(model: Any) -> str:
     return type(model).__name__ + (f":{name}" if name else "")
 
 
+def _is_other_server(model: Any) -> bool:
+    """Whether OpenAI's client talks to somebody else's server."""
+    names = [cls.__name__ for cls in type(model).__mro__]
+    url: str = getattr(model, "openai_api_base", None) or ""
+    return "ChatOpenAI" in names and urlsplit(url).hostname not in (None, "api.openai.com")
+
+
+def _fields(model: Any) -> dict[str, Any]:
+    """Return the fields that were set, that JSON can hold, and that hold no secret."""
+    from langchain_core.language_models import BaseChatModel
+
+    names = model.model_fields_set - set(BaseChatModel.model_fields)
+    given = {name: getattr(model, name) for name in sorted(names)}
+    open_ones = {n: value for n, value in given.items() if not holds_secret({n: value})}
+    kept: dict[str, Any] = json.loads(redact(json.dumps(plain(open_ones))))
+    return kept
+
+
+def _pair(message: Message) -> tuple[str, str]:
+    return message["role"], message["content"]
+
+
 def _text(answer: Any) -> str:
     return answer if isinstance(answer, str) else str(answer.text)
 
 
-def _schema(choices: list[str]) -> dict[str, Any]:
-    return {
-        "title": "Answer",
-        "description": "The decision.",
-        "type": "object",
-        "properties": {"answer": {"type": "string", "enum": choices}},
-        "required": ["answer"],
-        "additionalProperties": False,
-    }
+def _shown(text: str) -> str:
+    text = redact(text)
+    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…")

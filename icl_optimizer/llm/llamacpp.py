@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import math
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from pydantic import ValidationError
 
-from icl_optimizer.errors import ConfigurationError
-from icl_optimizer.llm.base import Capabilities, LanguageModel, Message
+from icl_optimizer.errors import ConfigurationError, invalid_fields
+from icl_optimizer.llm.base import Capabilities
+from icl_optimizer.llm.completion import CompletionModel
 from icl_optimizer.llm.engine import Engine, EngineSettings, shared_engine
-from icl_optimizer.llm.errors import ModelError, PromptTooLongError
-from icl_optimizer.llm.labels import LabelTokens, choice_grammar
+from icl_optimizer.llm.parameters import CommonParameters
 from icl_optimizer.llm.weights import find_weights
 
-_TOP = 128  # tokens listed with each score; more than about 1,000 would cost time
-_LIFT = 100.0  # far above the spread of a model's logits, so that lifted tokens come first
 _EMBED_CONTEXT = 512
+_DIGEST_BYTES = 1 << 20
 
 
-class LlamaCpp(LanguageModel):
+class LlamaCpp(CompletionModel):
     """A GGUF model inside this process; by default the embedded SmolLM2-135M-Instruct.
 
     Objects with the same settings share one set of loaded weights and its prefix cache. A prompt
@@ -46,6 +46,10 @@ class LlamaCpp(LanguageModel):
         reuse_prefix: bool = True,
         cache_mib: int = 256,
         verbose: bool = False,
+        top_p: float | None = None,
+        repeat_penalty: float | None = None,
+        logprobs: bool = True,
+        name: str | None = None,
     ) -> None:
         """Load the weights, unless this process has them already.
 
@@ -56,37 +60,60 @@ class LlamaCpp(LanguageModel):
                 torch was imported before this class was first used (see ``native``).
             seed: Of the sampling, where ``temperature`` is above 0.
             temperature: Of ``generate`` and ``chat``; 0 takes the likeliest token. ``score``
-                does not depend on it.
+                does not depend on it, nor on ``top_p`` and ``repeat_penalty``.
             reuse_prefix: Take the common start of prompts from the cache.
             cache_mib: Memory for prefixes of earlier prompts, so that prompt families can
                 alternate; a token of the embedded model takes about 0.02 MiB.
             verbose: Let llama.cpp log to stderr.
+            top_p: Sample from the likeliest tokens with this share of the probability.
+            repeat_penalty: Makes tokens that came up before less likely; 1 is none.
+            logprobs: False treats the model as one that only writes.
+            name: The spec; by default ``llamacpp``, with the file where one is given.
 
         Raises:
             ConfigurationError: A value is out of range, or the file is not there or not usable.
             MissingDependencyError: xllamacpp or the embedded weights are not installed.
         """
-        _check_numbers(context_size, threads, temperature, cache_mib)
+        request = {
+            "temperature": temperature,
+            "seed": seed,
+            "top_p": top_p,
+            "repeat_penalty": repeat_penalty,
+        }
+        _check_numbers(threads, cache_mib, {**request, "context_size": context_size})
         path = find_weights() if model_path is None else Path(model_path).expanduser()
         if not path.is_file():
             raise ConfigurationError(f"model_path: there is no file '{path}'.")
         self._settings = EngineSettings(path, context_size, threads, cache_mib, verbose=verbose)
         self._engine: Engine | None = shared_engine(self._settings)
         self._embedder: Engine | None = None
-        self._request: dict[str, Any] = {
-            "temperature": temperature,
-            "seed": seed,
-            "cache_prompt": reuse_prefix,
-        }
-        self._labels = LabelTokens(lambda text: self._running.tokenize(text))
         super().__init__(
-            "llamacpp" if model_path is None else f"llamacpp:{model_path}",
-            Capabilities(True, True, True, self._running.context_size, likelihoods=True),
+            name or ("llamacpp" if model_path is None else f"llamacpp:{model_path}"),
+            {**request, "cache_prompt": reuse_prefix},
+            Capabilities(
+                logprobs,
+                embeddings=True,
+                constrained=True,
+                context_size=self._engine.context_size,
+                likelihoods=logprobs,
+                chat_template=True,
+            ),
         )
 
-    def count_tokens(self, text: str) -> int:
-        """Return how many tokens the model reads for ``text``."""
-        return len(self._running.tokenize(text))
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The weights by their content, the settings of the requests and llama.cpp's version."""
+        return {
+            "name": "llamacpp",
+            "file": self._settings.model_path.name,
+            **_file_identity(self._settings.model_path),
+            "parameters": {
+                **self._request,
+                "context_size": self.capabilities.context_size,
+                "logprobs": self.capabilities.logprobs,
+            },
+            "xllamacpp": version("xllamacpp"),
+        }
 
     @contextmanager
     def serve(self, port: int = 0) -> Iterator[str]:
@@ -116,133 +143,42 @@ class LlamaCpp(LanguageModel):
             raise ConfigurationError(f"the model '{self.name}' was closed.")
         return self._engine
 
-    def _score(self, prompts: list[str], labels: list[str]) -> NDArray[np.float64]:
-        return np.array([self._score_one(prompt, labels) for prompt in prompts])
-
-    def _score_one(self, prompt: str, labels: list[str]) -> list[float]:
-        ids = self._labels.distinct_ids(prompt, labels)
-        top = self._first_token(prompt, {**self._request, "n_probs": _TOP})["top_logprobs"]
-        known = {int(entry["id"]): float(entry["logprob"]) for entry in top}
-        missing = [token for token in ids if token not in known]
-        if missing:
-            reference = int(top[0]["id"])
-            known |= self._score_rare(prompt, missing, reference, known[reference])
-        return [known[token] for token in ids]
-
-    def _score_rare(
-        self, prompt: str, tokens: list[int], reference: int, logprob: float
-    ) -> dict[int, float]:
-        """Return the log-probabilities of tokens outside the top list.
-
-        Lifting them and the reference token by the same amount leaves the log-odds between them
-        as they are, and listing the lifted ones is far cheaper than the whole vocabulary.
-        """
-        lifted = [reference, *tokens]
-        request = {
-            **self._request,
-            "temperature": 1.0,
-            "samplers": ["temperature"],
-            "logit_bias": [[token, _LIFT] for token in lifted],
-            "n_probs": len(lifted),
-            "post_sampling_probs": True,
-        }
-        top = self._first_token(prompt, request)["top_probs"]
-        found = {int(entry["id"]): float(entry["prob"]) for entry in top}
-        if any(found.get(token, 0.0) <= 0.0 for token in lifted):
-            raise ModelError(f"'{self.name}' gave no probability for some of the labels.")
-        return {t: logprob + math.log(found[t]) - math.log(found[reference]) for t in tokens}
-
-    def _first_token(self, prompt: str, request: dict[str, Any]) -> dict[str, Any]:
-        answer = self._complete(prompt, request, max_tokens=1)
-        content: dict[str, Any] = answer["choices"][0]["logprobs"]["content"][0]
-        return content
-
-    def _complete(self, prompt: str, request: dict[str, Any], max_tokens: int) -> dict[str, Any]:
-        self._check_room(prompt, max_tokens, self._running.context_size)
-        answer = self._running.complete({**request, "prompt": prompt, "max_tokens": max_tokens})
-        self._record(answer)
-        return answer
-
-    def _check_room(self, prompt: str, max_tokens: int, limit: int) -> None:
-        # A token is at least one byte, so short prompts need not be counted.
-        if len(prompt.encode()) + max_tokens < limit:
-            return
-        tokens = self.count_tokens(prompt) + max_tokens
-        if tokens > limit:
-            raise PromptTooLongError(tokens, limit)
-
-    def _record(self, answer: dict[str, Any]) -> None:
-        usage = answer["usage"]
-        self.usage.add(
-            calls=1,
-            prompt_tokens=usage["prompt_tokens"],
-            reused_tokens=answer["timings"]["cache_n"],
-            completion_tokens=usage["completion_tokens"],
-        )
-
-    def _likelihood(self, prompts: list[str], texts: list[str]) -> list[float]:
-        return [self._likelihood_one(p, t) for p, t in zip(prompts, texts, strict=True)]
-
-    def _likelihood_one(self, prompt: str, text: str) -> float:
-        """Force the text token by token and add up what the model would have given each.
-
-        The listed log-probabilities are those before the grammar restricts the choice.
-        """
-        ids = self._labels.all_ids(prompt, text)
-        grammar = "root ::= " + " ".join(f"<[{token}]>" for token in ids)
-        request = {**self._request, "grammar": grammar, "n_probs": 1}
-        answer = self._complete(prompt, request, max_tokens=len(ids))
-        content = answer["choices"][0]["logprobs"]["content"]
-        if [int(entry["id"]) for entry in content] != ids:
-            raise ModelError(f"'{self.name}' did not follow the tokens of {text!r}.")
-        return float(sum(entry["logprob"] for entry in content))
-
-    def _generate(
-        self, prompts: list[str], max_tokens: int, choices: list[str] | None, stop: list[str]
-    ) -> list[str]:
-        request = {**self._request, "stop": stop}
-        if choices is not None:
-            request["grammar"] = choice_grammar(choices)
-            max_tokens = 1 + max(len(choice.encode()) for choice in choices)
-        answers = [self._complete(prompt, request, max_tokens) for prompt in prompts]
-        texts = [str(answer["choices"][0]["text"]) for answer in answers]
-        return texts if choices is None else [self._choice(text, choices) for text in texts]
-
-    def _choice(self, text: str, choices: list[str]) -> str:
-        if text.strip() not in choices:
-            raise ModelError(f"'{self.name}' answered {text!r}, allowed: {choices!r}.")
-        return text.strip()
-
-    def _chat(self, messages: list[Message], max_tokens: int) -> str:
-        body = {"messages": [dict(message) for message in messages], "max_tokens": max_tokens}
-        answer = self._running.chat({**self._request, **body})
-        self._record(answer)
-        return str(answer["choices"][0]["message"]["content"] or "")
-
-    def _embed(self, texts: list[str]) -> NDArray[np.float64]:
+    def _embedding_engine(self) -> Engine:
         if self._embedder is None:
             self._embedder = shared_engine(
                 replace(self._settings, embedding=True, cache_mib=0, context_size=_EMBED_CONTEXT)
             )
-        for text in texts:
-            self._check_room(text, 0, self._embedder.context_size)
-        answer = self._embedder.embed(texts)
-        self.usage.add(calls=len(texts), prompt_tokens=answer["usage"]["prompt_tokens"])
-        rows = sorted(answer["data"], key=lambda row: int(row["index"]))
-        return np.array([row["embedding"] for row in rows], dtype=np.float64)
-
-    def _first_tokens(self, prompt: str, labels: list[str]) -> list[str]:
-        return [text for _, text in self._labels.first_tokens(prompt, labels)]
+        return self._embedder
 
 
-def _check_numbers(
-    context_size: int, threads: int | None, temperature: float, cache_mib: int
-) -> None:
-    if context_size < 16:
-        raise ConfigurationError(f"context_size must be at least 16 tokens, got {context_size}.")
+def _check_numbers(threads: int | None, cache_mib: int, common: dict[str, Any]) -> None:
+    try:
+        CommonParameters(**common)
+    except ValidationError as error:
+        raise invalid_fields("LlamaCpp", error) from None
     if threads is not None and threads < 1:
         raise ConfigurationError(f"threads must be at least 1, got {threads}.")
-    if temperature < 0:
-        raise ConfigurationError(f"temperature must be at least 0, got {temperature}.")
     if cache_mib < 0:
         raise ConfigurationError(f"cache_mib must be at least 0, got {cache_mib}.")
+
+
+def _file_identity(path: Path) -> dict[str, Any]:
+    status = path.stat()
+    return {
+        "bytes": status.st_size,
+        "sha256_of_ends": _digest_of_ends(path, status.st_size, status.st_mtime_ns),
+    }
+
+
+@lru_cache
+def _digest_of_ends(path: Path, size: int, changed: int) -> str:
+    """Return the SHA-256 of a file's first and last MiB and its size in decimal digits.
+
+    The whole of a large file would take seconds; its ends hold the vocabulary and the last layer.
+    """
+    with path.open("rb") as file:
+        digest = hashlib.sha256(file.read(_DIGEST_BYTES))
+        file.seek(max(0, size - _DIGEST_BYTES))
+        digest.update(file.read(_DIGEST_BYTES))
+    digest.update(str(size).encode())
+    return digest.hexdigest()

@@ -1,69 +1,85 @@
-"""From a spec such as ``ollama:llama3.1:8b`` to a language model."""
+"""From a spec such as ``ollama:llama3.1:8b?temperature=0.2`` to a language model."""
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
 
 from icl_optimizer.errors import ConfigurationError, MissingDependencyError, unknown_name
 from icl_optimizer.llm.base import LanguageModel
 from icl_optimizer.llm.langchain import LangChainModel
 from icl_optimizer.llm.llamacpp import LlamaCpp
+from icl_optimizer.llm.openai_server import OpenAIServer
+from icl_optimizer.llm.parameters import COMMON, TIMEOUT_S, Parameters, Settings, read_parameters
+from icl_optimizer.llm.providers import (
+    CLASSES,
+    class_parameters,
+    class_settings,
+    made,
+    make_chat_model,
+    provider_class,
+    require_package,
+)
+from icl_optimizer.llm.spec import Spec, parse_spec
 from icl_optimizer.llm.weights import find_weights
 
 if TYPE_CHECKING:
-    from langchain_core.language_models import BaseLanguageModel
-    from pydantic import BaseModel
+    from langchain_core.language_models import BaseChatModel, BaseLanguageModel
 
 ENTRY_POINT_GROUP = "icl_optimizer.llms"
 """Other packages add a provider with an entry point: its name, and a function of the model's name
 and keyword parameters that returns a ``LanguageModel``."""
 
 _OWN = ("llamacpp", "ollama", "openai")
-_LANGCHAIN = (
-    "anthropic",
-    "azure_ai",
-    "azure_openai",
-    "bedrock",
-    "bedrock_converse",
-    "cohere",
-    "deepseek",
-    "fireworks",
-    "google_genai",
-    "google_vertexai",
-    "groq",
-    "huggingface",
-    "ibm",
-    "mistralai",
-    "nvidia",
-    "openrouter",
-    "perplexity",
-    "together",
-    "upstage",
-    "xai",
+_CONCURRENCY = 4
+_IN_PROCESS = "the embedded model runs inside this process, one request after the other"
+_LLAMACPP = Parameters(
+    "llamacpp",
+    refused={"timeout": _IN_PROCESS, "concurrency": _IN_PROCESS},
+    own={
+        "threads": Annotated[int | None, Field(ge=1)],
+        "cache_mib": Annotated[int, Field(ge=0)],
+        "reuse_prefix": bool,
+        "verbose": bool,
+    },
 )
+_OBJECT = Parameters(
+    "a LangChain object",
+    refused=dict.fromkeys(
+        ("temperature", "top_p", "repeat_penalty", "seed", "timeout"),
+        "it has its own settings already",
+    ),
+)
+_NO_PENALTY = "OpenAI's API has none; its presence_penalty and frequency_penalty are others"
 
 
-def load_llm(spec: str | LanguageModel | BaseLanguageModel[Any], **params: Any) -> LanguageModel:
-    """Return the language model that ``spec`` names.
+def load_llm(
+    spec: str | LanguageModel | BaseLanguageModel[Any], *, require_key: bool = True, **params: Any
+) -> LanguageModel:
+    """Return the language model that ``spec`` names; remote ones are not connected to.
 
     Args:
         spec: ``llamacpp`` (embedded, no key, no network), ``llamacpp:FILE.gguf``,
             ``ollama:MODEL``, ``openai:MODEL``, ``openai:MODEL@URL`` (any OpenAI-compatible
-            server), ``PROVIDER:MODEL`` for LangChain's other providers, a LangChain model, or a
-            ``LanguageModel``, which is returned as it is.
-        **params: Of ``LlamaCpp``, or of the LangChain model (``temperature`` is 0 unless given).
-            Keys are read from the environment only.
+            server; all that llama.cpp's can do is used), ``PROVIDER:MODEL`` for LangChain's other
+            providers, each with parameters as in ``ollama:MODEL?temperature=0.2&seed=1``; or a
+            LangChain model; or a ``LanguageModel``, which is returned as it is.
+        require_key: Whether a missing API key is an error already now. False is for models whose
+            answers are replayed.
+        **params: Parameters by keyword: ``temperature`` (0 unless given), ``top_p``,
+            ``repeat_penalty``, ``seed``, ``context_size``, ``timeout`` (seconds), ``concurrency``
+            and ``logprobs`` for every provider, and each provider's own. Keys are read from the
+            environment only.
 
     Raises:
-        ConfigurationError: The spec or a parameter is not valid.
+        ConfigurationError: The spec or a parameter is not valid, or a key is missing.
         MissingDependencyError: Something has to be installed first.
     """
     if isinstance(spec, LanguageModel):
@@ -71,158 +87,192 @@ def load_llm(spec: str | LanguageModel | BaseLanguageModel[Any], **params: Any) 
             raise ConfigurationError(f"{spec!r} is loaded already and takes no parameters.")
         return spec
     if not isinstance(spec, str):
-        return LangChainModel(spec, **_known(LangChainModel, params, skip=1))
-    spec = spec.strip()
-    validate_spec(spec)
-    _refuse_keys(params)
-    provider, _, model = spec.partition(":")
-    plugin = _plugins().get(provider)
+        common = read_parameters({}, params, _OBJECT).common
+        return LangChainModel(
+            spec, None, common.concurrency or _CONCURRENCY, common.logprobs, common.context_size
+        )
+    parsed, settings = _checked(spec, params)
+    plugin = _plugins().get(parsed.provider)
     if plugin is not None:
-        return _load_plugin(plugin, model, params)
-    return _LOADERS.get(provider, _load_other)(spec, model, params)
+        return _load_plugin(plugin, parsed, settings)
+    if parsed.provider == "llamacpp":
+        return _load_llamacpp(parsed, settings)
+    if parsed.provider == "openai":
+        return _load_openai(parsed, settings, require_key)
+    if parsed.provider == "ollama":
+        return _wrapped(_ollama(parsed, settings), parsed, settings)
+    model = make_chat_model(parsed.provider, parsed.model, settings, require_key)
+    return _wrapped(model, parsed, settings)
 
 
-def validate_spec(spec: str) -> None:
-    """Check a spec without loading or connecting to anything.
+def validate_spec(spec: str, **params: Any) -> None:
+    """Check a spec and its parameters without loading or connecting to anything.
+
+    Args:
+        spec: One model, with or without parameters.
+        **params: Those that ``load_llm`` would be given.
 
     Raises:
-        ConfigurationError: Unknown provider, missing model name, missing file, malformed URL.
+        ConfigurationError: Unknown provider or parameter, missing model name, missing file,
+            malformed URL, a value out of range.
         MissingDependencyError: Something has to be installed first.
     """
-    spec = spec.strip()
-    provider, _, model = spec.partition(":")
-    if provider not in {*_OWN, *_LANGCHAIN, *_plugins()}:
-        raise unknown_name("LLM provider", provider, {*_OWN, *_LANGCHAIN, *_plugins()})
-    if provider == "llamacpp":
-        _check_llamacpp(spec, model)
-        return
-    name, at, url = _split_url(model)
-    if not name:
-        raise ConfigurationError(f"the LLM '{spec}' names no model; write '{provider}:MODEL'.")
-    if provider == "openai" and at:
-        _check_url(spec, url)
-    if provider in _LANGCHAIN and importlib.util.find_spec("langchain") is None:
-        raise MissingDependencyError(
-            f"the LLM '{spec}' needs LangChain and its {provider} package. Install them: "
-            f"pip install langchain langchain-{provider.replace('_', '-')}"
+    _checked(spec, params)
+
+
+def _checked(spec: str, params: dict[str, Any]) -> tuple[Spec, Settings]:
+    parsed = parse_spec(spec)
+    known = {*_OWN, *CLASSES, *_plugins()}
+    if parsed.provider not in known:
+        raise unknown_name("LLM provider", parsed.provider, known)
+    if parsed.provider == "llamacpp":
+        _check_llamacpp(parsed)
+    elif not parsed.model:
+        raise ConfigurationError(
+            f"the LLM '{parsed.base}' names no model; write '{parsed.provider}:MODEL'."
         )
+    allowed = _parameters(parsed, {*parsed.query, *params})
+    return parsed, read_parameters(parsed.query, params, allowed)
 
 
-def _check_llamacpp(spec: str, model: str) -> None:
+def _check_llamacpp(spec: Spec) -> None:
     if importlib.util.find_spec("xllamacpp") is None:
         raise MissingDependencyError(
-            f"the LLM '{spec}' needs xllamacpp. Install it: pip install 'icl-optimizer[local]'"
+            f"the LLM '{spec.base}' needs xllamacpp. Install it: pip install 'icl-optimizer[local]'"
         )
-    if ":" not in spec:
+    if ":" not in spec.base:
         find_weights()
-    elif not model:
-        raise ConfigurationError(f"the LLM '{spec}' names no file; write 'llamacpp:FILE.gguf'.")
-    elif not Path(model).expanduser().is_file():
-        raise ConfigurationError(f"the LLM '{spec}': there is no file '{model}'.")
-
-
-def _split_url(model: str) -> tuple[str, str, str]:
-    """Split ``NAME@URL``; an @ that no URL follows belongs to the name."""
-    name, at, url = model.partition("@http")
-    return (name, "@", "http" + url) if at else (model, "", "")
-
-
-def _check_url(spec: str, url: str) -> None:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    elif not spec.model:
         raise ConfigurationError(
-            f"the LLM '{spec}' has no valid URL after the @; write 'openai:MODEL@http://HOST:PORT/v1'."
+            f"the LLM '{spec.base}' names no file; write 'llamacpp:FILE.gguf'."
         )
-    if parts.username or parts.password:
-        raise ConfigurationError("an LLM's URL must not hold a user name or password.")
+    elif not Path(spec.model).expanduser().is_file():
+        raise ConfigurationError(f"the LLM '{spec.base}': there is no file '{spec.model}'.")
 
 
-def _refuse_keys(params: dict[str, Any]) -> None:
-    for name in params:
-        if "key" in name or "token" in name.split("_") or "secret" in name:
-            raise ConfigurationError(
-                f"the parameter '{name}' would hold a secret; set the provider's environment "
-                "variable instead, such as OPENAI_API_KEY."
-            )
+def _parameters(spec: Spec, names: Iterable[str]) -> Parameters:
+    """Return what the provider of ``spec`` takes.
+
+    Its client is only imported for ``names`` that are not common to all providers.
+    """
+    plugin = _plugins().get(spec.provider)
+    if plugin is not None:
+        return _plugin_parameters(plugin)
+    if spec.provider == "llamacpp":
+        return _LLAMACPP
+    only_common = set(names) <= set(COMMON)
+    if spec.provider == "ollama":
+        return _ollama_parameters(only_common)
+    if spec.provider == "openai":
+        return _openai_parameters(bool(spec.url), only_common)
+    require_package(spec.provider)
+    if not names:
+        return Parameters(spec.provider)
+    return class_parameters(spec.provider, provider_class(spec.provider))
 
 
-def _load_llamacpp(spec: str, model: str, params: dict[str, Any]) -> LanguageModel:
-    return LlamaCpp(model or None, **_known(LlamaCpp, params, skip=1))
-
-
-def _load_ollama(spec: str, model: str, params: dict[str, Any]) -> LanguageModel:
+def _ollama_parameters(only_common: bool) -> Parameters:
+    if only_common:
+        return Parameters("ollama")
     from langchain_ollama import ChatOllama
 
-    own, settings = _split_params(params, ChatOllama)
-    return LangChainModel(ChatOllama(model=model, **settings), spec, **own)
+    found = class_parameters("ollama", ChatOllama)
+    return Parameters("ollama", {}, found.own, found.aliases)
 
 
-def _load_openai(spec: str, model: str, params: dict[str, Any]) -> LanguageModel:
+def _openai_parameters(other_server: bool, only_common: bool) -> Parameters:
+    refused = {"base_url": "the URL of a server stands in the spec, as in openai:MODEL@URL"}
+    if not other_server:
+        refused["repeat_penalty"] = _NO_PENALTY
+    if only_common:
+        return Parameters("openai", refused)
     from langchain_openai import ChatOpenAI
 
-    own, settings = _split_params(params, ChatOpenAI)
-    name, at, url = _split_url(model)
-    if at:
-        # Local servers need no key, but the client insists on one.
-        key = os.environ.get("OPENAI_API_KEY") or "none"
-        settings |= {"base_url": url, "api_key": key}
-    elif not os.environ.get("OPENAI_API_KEY"):
-        raise ConfigurationError(
-            f"the LLM '{spec}' needs the environment variable OPENAI_API_KEY. For a local server "
-            f"write 'openai:{name}@http://127.0.0.1:PORT/v1'."
+    found = class_parameters("openai", ChatOpenAI)
+    own = dict(found.own)
+    if other_server:
+        own |= {"endpoint": Literal["chat", "completions"], "reuse_prefix": bool}
+    return Parameters("openai", refused, own, found.aliases)
+
+
+def _load_llamacpp(spec: Spec, settings: Settings) -> LanguageModel:
+    given = {name: getattr(settings.common, name) for name in settings.given & set(COMMON)}
+    return LlamaCpp(spec.model or None, name=spec.text, **given, **settings.own)
+
+
+def _ollama(spec: Spec, settings: Settings) -> BaseChatModel:
+    from langchain_ollama import ChatOllama
+
+    arguments = class_settings("ollama", ChatOllama, settings)
+    client = {
+        "timeout": settings.common.timeout or TIMEOUT_S,
+        **(arguments.get("client_kwargs") or {}),
+    }
+    return made(
+        spec.base, lambda: ChatOllama(model=spec.model, **{**arguments, "client_kwargs": client})
+    )
+
+
+def _load_openai(spec: Spec, settings: Settings, require_key: bool) -> LanguageModel:
+    if spec.url:
+        return OpenAIServer(
+            spec, settings, lambda: _wrapped(_chat_openai(spec, settings), spec, settings)
         )
-    return LangChainModel(ChatOpenAI(model=name, **settings), spec, **own)
+    if require_key and not os.environ.get("OPENAI_API_KEY"):
+        raise ConfigurationError(
+            f"the LLM '{spec.base}' needs the environment variable OPENAI_API_KEY. For a local "
+            f"server write 'openai:{spec.model}@http://127.0.0.1:PORT/v1'."
+        )
+    return _wrapped(_chat_openai(spec, settings), spec, settings)
 
 
-def _load_other(spec: str, model: str, params: dict[str, Any]) -> LanguageModel:
-    init_chat_model = importlib.import_module("langchain.chat_models").init_chat_model
-    own, settings = _split_params(params)
-    try:
-        return LangChainModel(init_chat_model(spec, **settings), spec, **own)
-    except ImportError as error:
-        raise MissingDependencyError(f"the LLM '{spec}' cannot be loaded: {error}") from error
+def _chat_openai(spec: Spec, settings: Settings) -> BaseChatModel:
+    from langchain_openai import ChatOpenAI
+
+    arguments = class_settings("openai", ChatOpenAI, settings)
+    arguments = {n: value for n, value in arguments.items() if n not in ("endpoint",)}
+    # Local servers need no key, but the client insists on one.
+    arguments["api_key"] = os.environ.get("OPENAI_API_KEY") or "none"
+    if spec.url:
+        arguments = {"use_responses_api": False, **arguments, "base_url": spec.url}
+    return made(spec.base, lambda: ChatOpenAI(model=spec.model, **arguments))
 
 
-_LOADERS: dict[str, Callable[[str, str, dict[str, Any]], LanguageModel]] = {
-    "llamacpp": _load_llamacpp,
-    "ollama": _load_ollama,
-    "openai": _load_openai,
-}
+def _wrapped(model: BaseChatModel, spec: Spec, settings: Settings) -> LangChainModel:
+    common = settings.common
+    return LangChainModel(
+        model,
+        spec.text,
+        common.concurrency or _CONCURRENCY,
+        common.logprobs,
+        common.context_size,
+        settings.identity(),
+    )
 
 
 def _plugins() -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
 
 
-def _load_plugin(entry: EntryPoint, model: str, params: dict[str, Any]) -> LanguageModel:
-    loaded = entry.load()(model, **params)
+def _plugin_parameters(entry: EntryPoint) -> Parameters:
+    parameters = list(inspect.signature(entry.load()).parameters.values())
+    takes_any = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters)
+    names = {each.name for each in parameters[1:] if each.kind is not inspect.Parameter.VAR_KEYWORD}
+    refused = (
+        {}
+        if takes_any
+        else dict.fromkeys(set(COMMON) - names, "the package that adds it does not take it")
+    )
+    own = dict.fromkeys(names - set(COMMON), Any)
+    return Parameters(entry.name, refused, own, open=takes_any)
+
+
+def _load_plugin(entry: EntryPoint, spec: Spec, settings: Settings) -> LanguageModel:
+    given = {name: getattr(settings.common, name) for name in settings.given & set(COMMON)}
+    loaded = entry.load()(spec.model, **given, **settings.own)
     if not isinstance(loaded, LanguageModel):
         raise ConfigurationError(
             f"the LLM provider '{entry.name}' returned {type(loaded).__name__}, "
             "not a LanguageModel."
         )
     return loaded
-
-
-def _known(target: Callable[..., Any], params: dict[str, Any], skip: int) -> dict[str, Any]:
-    """Return ``params`` if ``target`` takes them all; its first ``skip`` are set by the spec."""
-    allowed = list(inspect.signature(target).parameters)[skip:]
-    for name in params:
-        if name not in allowed:
-            raise unknown_name("LLM parameter", name, allowed)
-    return params
-
-
-def _split_params(
-    params: dict[str, Any], model: type[BaseModel] | None = None
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the parameters of ``LangChainModel`` and those of the LangChain ``model``."""
-    own = {name: value for name, value in params.items() if name == "concurrency"}
-    settings = {name: value for name, value in params.items() if name not in own}
-    if model is not None:
-        fields = model.model_fields
-        allowed = {*fields, *(f.alias for f in fields.values() if f.alias), "concurrency"}
-        for name in settings:
-            if name not in allowed:
-                raise unknown_name("LLM parameter", name, allowed)
-    return own, {"temperature": 0.0, **settings}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icl_optimizer.llm.base import Capabilities, LanguageModel, Message
+from icl_optimizer.llm.conversation import as_prompt
 from icl_optimizer.llm.usage import Usage
 
 
@@ -42,6 +43,10 @@ class ModelWrapper(LanguageModel):
     def count_tokens(self, text: str) -> int:
         """Return how many tokens the model reads for ``text``."""
         return self.inner.count_tokens(text)
+
+    def apply_template(self, messages: Sequence[Message]) -> str:
+        """Return the messages as a prompt that the wrapped model's next reply continues."""
+        return as_prompt(self.inner, messages)
 
     def reset(self) -> None:
         """Reset the wrapped model."""

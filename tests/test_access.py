@@ -1,0 +1,203 @@
+"""A comparison whose models are recorded, replayed, limited, interrupted or gone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from test_comparison import Model, config
+
+from icl_optimizer.cli import main
+from icl_optimizer.comparison.runner import compare
+from icl_optimizer.errors import (
+    BudgetError,
+    ConfigurationError,
+    FailureKind,
+    ModelError,
+    ReplayError,
+)
+from icl_optimizer.llm.budget import Budget
+from icl_optimizer.llm.guard import GuardOptions
+from icl_optimizer.llm.requests import allow_model_requests
+from icl_optimizer.report import write_report
+
+ICL: dict[str, Any] = {
+    "policies": ("icl", "random"),
+    "seeds": 2,
+    "interactions": 30,
+    "eval_tasks": 60,
+}
+
+
+class Recorded(Model):
+    """Counts what it is asked and can be told to fail from some request on."""
+
+    remote = True
+
+    def __init__(self, fail_from: int | None = None, kind: FailureKind = "server") -> None:
+        super().__init__()
+        self.fail_from, self.kind, self.asked = fail_from, kind, 0
+
+    def _score(self, prompts: list[str], labels: list[str]) -> Any:
+        self.asked += 1
+        if self.fail_from is not None and self.asked >= self.fail_from:
+            raise ModelError("it is gone", self.kind)
+        return super()._score(prompts, labels)
+
+
+class Forbidden(Recorded):
+    """Fails whoever asks it anything."""
+
+    def _score(self, prompts: list[str], labels: list[str]) -> Any:
+        raise AssertionError("the network was used")
+
+    def _first_tokens(self, prompt: str, labels: list[str]) -> list[str]:
+        raise AssertionError("the network was used")
+
+
+def run(folder: Path, model: Model, access: GuardOptions | None = None, **fields: Any) -> Path:
+    resume = fields.pop("resume", False)
+    return compare(
+        config(**ICL | fields),
+        folder,
+        progress_bar=False,
+        model=model,
+        access=access,
+        resume=resume,
+    )
+
+
+def value(folder: Path, metric: str, file: str = "summary.csv") -> float:
+    rows = pd.read_csv(folder / file)
+    mine = rows[(rows["policy"] == "icl") & (rows["metric"] == metric)]
+    return float(mine["mean" if file == "summary.csv" else "value"].iloc[0])
+
+
+def test_a_recorded_run_repeats_without_the_model(tmp_path: Path) -> None:
+    cache = tmp_path / "answers"
+    first = run(tmp_path / "first", Recorded(), GuardOptions(cache=cache))
+    with allow_model_requests(False):
+        again = run(tmp_path / "again", Forbidden(), GuardOptions(cache=cache, replay=True))
+    for table in ("results.csv", "explain.json"):
+        assert (first / table).read_bytes() == (again / table).read_bytes()
+    assert value(first, "llm_disk_cached") < value(first, "llm_calls")
+    assert value(again, "llm_disk_cached") == value(again, "llm_calls") > 0
+
+
+def test_a_replay_says_what_was_not_recorded(tmp_path: Path) -> None:
+    cache = tmp_path / "answers"
+    run(tmp_path / "first", Recorded(), GuardOptions(cache=cache))
+    replay = GuardOptions(cache=cache, replay=True)
+    with pytest.raises(ReplayError, match="function"):
+        run(tmp_path / "other", Forbidden(), replay, icl={"passes": 1})
+
+
+def test_a_budget_stops_cleanly_and_a_larger_one_goes_on(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    model = Recorded()
+    whole = run(tmp_path / "whole", model)
+    with pytest.raises(BudgetError, match=r"the budget is \d+ requests"):
+        run(folder, Recorded(), GuardOptions(budget=Budget(max_calls=len(model.prompts) * 3 // 4)))
+    # one seed is whole; the one under way is kept as far as it went
+    told = json.loads((folder / "explain.json").read_text())
+    assert told["stopped"]
+    assert len(pd.read_csv(folder / "results.csv")) > 0
+    assert "--resume" in write_report(folder).read_text()
+    run(folder, Recorded(), GuardOptions(budget=Budget(max_calls=10_000)), resume=True)
+    assert (folder / "results.csv").read_bytes() == (whole / "results.csv").read_bytes()
+    assert json.loads((folder / "explain.json").read_text())["stopped"] == []
+
+
+def test_an_interrupt_keeps_what_was_measured(tmp_path: Path) -> None:
+    whole = run(tmp_path / "whole", (model := Model()))
+    enough, model, seen = len(model.prompts) // 3, Model(), []
+
+    def interrupt() -> None:
+        seen.append(1)
+        if len(seen) == enough:
+            raise KeyboardInterrupt
+
+    model.before = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run", model)
+    stopped = json.loads((tmp_path / "run" / "explain.json").read_text())["stopped"]
+    assert [name for name, _, step in stopped if step > 0] == ["icl"]
+    run(tmp_path / "run", Model(), resume=True)
+    assert (tmp_path / "run/results.csv").read_bytes() == (whole / "results.csv").read_bytes()
+
+
+def test_a_model_that_goes_away_costs_no_decision(tmp_path: Path) -> None:
+    quick = GuardOptions(retry={"attempts": 1})
+    folder = run(tmp_path / "run", Recorded(fail_from=4), quick)
+    assert value(folder, "interactions") == 30
+    assert value(folder, "fallback_rate") > 0
+    told = json.loads((folder / "explain.json").read_text())["models"]["icl"]
+    assert set(told["failures"]) <= {"server", "open"}
+    page = write_report(folder).read_text()
+    assert "experience decided in its place" in page
+
+
+def test_it_can_stop_instead_and_go_on_later(tmp_path: Path) -> None:
+    quick = GuardOptions(retry={"attempts": 1})
+    fields = {"icl": {"on_failure": "stop"}}
+    with pytest.raises(ModelError, match="it is gone"):
+        run(tmp_path / "run", Recorded(fail_from=4), quick, **fields)
+    whole = run(tmp_path / "whole", Recorded(), **fields)
+    run(tmp_path / "run", Recorded(), quick, resume=True, **fields)
+    assert (tmp_path / "run/results.csv").read_bytes() == (whole / "results.csv").read_bytes()
+
+
+def test_costs_follow_the_price_table(tmp_path: Path) -> None:
+    table = tmp_path / "prices.csv"
+    table.write_text("model,input,output\nfunction,1000000,0\n")
+    folder = run(tmp_path / "run", Recorded(), GuardOptions(price_table=table))
+    assert value(folder, "cost_usd") == pytest.approx(value(folder, "prompt_tokens"))
+    table.write_text("model,input,output\nanother,1,1\n")
+
+
+def test_a_budget_needs_one_process(tmp_path: Path) -> None:
+    access = GuardOptions(budget=Budget(max_calls=1))
+    with pytest.raises(ConfigurationError, match="jobs is 2; allowed: 1 with a budget"):
+        compare(config(llm="llamacpp"), tmp_path / "run", jobs=2, access=access)
+
+
+def test_replay_needs_a_folder(
+    capsys: pytest.CaptureFixture[str], call: Callable[..., int]
+) -> None:
+    assert call("compare", "offloading", "--replay") == 2
+    assert "--replay is given without --llm-cache" in capsys.readouterr().err
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Run the command line as a shell does and return its exit code."""
+
+    def run_main(*arguments: str) -> int:
+        monkeypatch.setattr("sys.argv", ["icl-optimizer", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return int(ended.value.code or 0)
+
+    return run_main
+
+
+@pytest.mark.llm
+def test_the_command_line_stops_at_the_budget_and_says_how_to_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], call: Callable[..., int]
+) -> None:
+    folder = tmp_path / "run"
+    arguments = [
+        *("compare", "offloading", "--policies", "icl", "random", "--seeds", "1"),
+        *("--interactions", "40", "--eval-tasks", "50", "--no-sweeps", "--quiet"),
+        *("--out", str(folder)),
+    ]
+    assert call(*arguments, "--max-calls", "8") == 3
+    out = capsys.readouterr().out
+    assert "the budget is 8 requests" in out
+    assert "--resume" in out
+    assert call(*arguments, "--max-calls", "500", "--resume") == 0
+    assert (folder / "report.html").is_file()
