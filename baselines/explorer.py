@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from icl_optimizer.ageing import Ageing
 from icl_optimizer.baselines.saving import identity, read_json, write_json
 from icl_optimizer.decision import Decision, MadeBy, Outcome, Situations
 from icl_optimizer.environments.base import BatchedEnv
@@ -31,6 +32,7 @@ class ExploringPolicy(Policy):
     Args:
         problem: Labels and columns.
         exploration: When to try decisions; the in-context agent's default when None.
+        ageing: When the experience is forgotten, see :class:`ExperiencePool`.
         env: Environment to learn in, if any.
         seed: Seeds exploration.
     """
@@ -42,13 +44,14 @@ class ExploringPolicy(Policy):
         problem: Problem,
         *,
         exploration: Exploration | None = None,
+        ageing: Ageing = "none",
         env: BatchedEnv | None = None,
         seed: int = 0,
     ) -> None:
         """Start without experience."""
         super().__init__(problem, env=env, seed=seed)
         self.exploration = exploration or Exploration()
-        self.pool = ExperiencePool(problem, "means", capacity=CAPACITY)
+        self.pool = ExperiencePool(problem, "means", capacity=CAPACITY, ageing=ageing)
         self.explored = 0
 
     @abstractmethod

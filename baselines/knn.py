@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from icl_optimizer.ageing import Ageing
 from icl_optimizer.baselines.explorer import ExploringPolicy
 from icl_optimizer.decision import Outcome
 from icl_optimizer.environments.base import BatchedEnv
@@ -30,6 +31,7 @@ class KnnPolicy(ExploringPolicy):
         k: Neighbours per decision.
         capacity: Experiences kept; the oldest is forgotten.
         exploration: When to try decisions; the in-context agent's default when None.
+        ageing: When the experience is forgotten, see :class:`ExperiencePool`.
         env: Environment to learn in, if any.
         seed: Seeds exploration.
     """
@@ -44,11 +46,12 @@ class KnnPolicy(ExploringPolicy):
         k: int = 3,
         capacity: int = 5000,
         exploration: Exploration | None = None,
+        ageing: Ageing = "none",
         env: BatchedEnv | None = None,
         seed: int = 0,
     ) -> None:
         """Start without experience."""
-        super().__init__(problem, exploration=exploration, env=env, seed=seed)
+        super().__init__(problem, exploration=exploration, ageing=ageing, env=env, seed=seed)
         for field, value in (("k", k), ("capacity", capacity)):
             if value < 1:
                 raise ConfigurationError(f"{field} is {value}; allowed: at least 1.")
@@ -67,7 +70,7 @@ class KnnPolicy(ExploringPolicy):
                 )
             if not outcome.censored:
                 self._seen.append((list(outcome.observation), outcome.action, outcome.reward))
-        self._seen = self._seen[-self.capacity :]
+        self._seen = self._seen[-min(self.capacity, self.pool.counted) :]
         self._arrays = None
 
     def _values(

@@ -12,6 +12,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
+from pydantic import BaseModel
 
 from icl_optimizer.errors import ConfigurationError
 from icl_optimizer.problem import Category, Problem
@@ -130,6 +131,20 @@ class BatchedEnv(VectorEnv[NDArray[np.float32], Ints, NDArray[Any]]):
         self._arrive(np.arange(self.num_envs))
         info["decision_id"] = self._ids()
         return self._observations(), result.rewards, result.terminated, truncated, info
+
+    def change(self, config: BaseModel) -> None:
+        """Let the world be another one from the next decision on, in mid-run (drift).
+
+        What has been observed and what is under way stays; labels and columns must stay, too, so
+        that a policy goes on as if nothing had happened.
+
+        Args:
+            config: The parameters that hold from now on, as the environment was built from.
+
+        Raises:
+            ConfigurationError: This environment, or this parameter, cannot change while running.
+        """
+        raise ConfigurationError(f"{type(self).__name__} cannot change while it is running.")
 
     def action_values(self) -> Floats:
         """Return the reward of every action in the present state, shape ``(E, actions)``.

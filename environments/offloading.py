@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel
 
 from icl_optimizer.environments.adapters import SingleEnv
 from icl_optimizer.environments.base import BatchedEnv, Floats, Ints, Outcomes, StepResult
-from icl_optimizer.environments.inference import find_profile, generation_time
+from icl_optimizer.environments.inference import LlmProfile, find_profile, generation_time
 from icl_optimizer.environments.offloading_config import (
     PAPER_TYPES,
     OffloadingConfig,
@@ -18,9 +19,12 @@ from icl_optimizer.environments.offloading_config import (
 from icl_optimizer.environments.offloading_tasks import TaskDraws, draw_tasks
 from icl_optimizer.environments.registry import SweepPoint
 from icl_optimizer.environments.wireless import RadioNetwork
+from icl_optimizer.errors import ConfigurationError
 from icl_optimizer.problem import Category, Column, Problem, Quantity
 
 LOCAL, OFFLOAD = 0, 1
+FIXED = ("users", "edge_slots", "congested", "radio")
+"""Parameters that shape the state, so that they cannot change in mid-run."""
 
 
 class OffloadingVectorEnv(BatchedEnv):
@@ -76,15 +80,35 @@ class OffloadingVectorEnv(BatchedEnv):
         """Set up the cell and the two models."""
         self.config = config or OffloadingConfig(**fields)
         super().__init__(num_envs, build_problem(self.config), autoreset=autoreset)
-        self._profiles = (
-            find_profile("edge_llm", self.config.edge_llm),
-            find_profile("cloud_llm", self.config.cloud_llm),
-        )
+        self._profiles = _profiles(self.config)
         self.radio = RadioNetwork(self.config.radio, num_envs, self.config.users)
         self._tasks = TaskDraws.empty(num_envs, self.config.horizon)
         self._capacity = np.ones(num_envs)
         self._slot_free = np.zeros((num_envs, self.config.edge_slots))
         self._rows = np.arange(num_envs)
+
+    def change(self, config: BaseModel) -> None:
+        """Let other parameters hold from the next decision on; see :meth:`BatchedEnv.change`.
+
+        Models, quality requirement, target, penalty, ``inverted`` and, unless congested, the
+        backhaul change at once. Queue and radio stay as they are, and so do the tasks of the
+        present episode: their share, words and gaps change with the next one.
+        """
+        new = OffloadingConfig.model_validate(config)
+        for field in FIXED:
+            old, given = getattr(self.config, field), getattr(new, field)
+            if old != given:
+                raise ConfigurationError(
+                    f"offloading: {field} is {given!r} in mid-run; allowed: {old!r}, as it was."
+                )
+        if build_problem(new) != self.problem:
+            raise ConfigurationError(
+                "offloading: labels or columns are different in mid-run; allowed: parameters that "
+                "leave them as they are, such as edge_llm, quality_requirement or inverted."
+            )
+        self.config, self._profiles = new, _profiles(new)
+        if not new.congested:
+            self._tasks.backhaul_s[:] = new.backhaul_s
 
     def _begin(self, indices: Ints) -> None:
         rngs = [self.rngs[i] for i in indices]
@@ -192,6 +216,11 @@ class OffloadingEnv(SingleEnv):
     def __init__(self, config: OffloadingConfig | None = None, **fields: Any) -> None:
         """Build a batch of one; ``fields`` are those of :class:`OffloadingConfig`."""
         super().__init__(OffloadingVectorEnv(1, config, autoreset=False, **fields))
+
+
+def _profiles(config: OffloadingConfig) -> tuple[LlmProfile, LlmProfile]:
+    """Return the profiles of the edge and of the cloud model."""
+    return find_profile("edge_llm", config.edge_llm), find_profile("cloud_llm", config.cloud_llm)
 
 
 def build_problem(config: OffloadingConfig) -> Problem:

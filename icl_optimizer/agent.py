@@ -33,12 +33,13 @@ from icl_optimizer.problem import Context, Problem
 from icl_optimizer.prompting import PromptBuilder
 from icl_optimizer.selection import (
     Keywords,
-    alternate,
+    arrange,
     nearest_last,
     relevant_keywords,
     restrict,
     summarise,
 )
+from icl_optimizer.summaries import summaries
 
 
 @dataclass(frozen=True)
@@ -89,9 +90,12 @@ class ICLAgent(Policy):
         self.model = model
         self.prompts = prompts
         self._configure(config or ICLConfig())
-        self.pool = ExperiencePool(problem, self.config.replay, capacity=self.config.capacity)
+        self.pool = ExperiencePool(
+            problem, self.config.replay, capacity=self.config.capacity, ageing=self.config.ageing
+        )
         self.made_by: Counter[str] = Counter()
         self.failures: Counter[str] = Counter()
+        self.asked = 0
         self.latencies: list[float] = []
         self._explored = 0
         self._lock = threading.RLock()  # calls of adecide ask in threads of their own
@@ -100,6 +104,7 @@ class ICLAgent(Policy):
         """Take over ``config``; what was answered with other options is forgotten."""
         self.config = config
         self.builder = PromptBuilder(self.problem, config.layout, self.prompts)
+        self._sums_up = config.sums_up(self.builder)
         self.decider = make_decider(config, self.model, self.builder)
         self._cache: dict[tuple[Any, ...], Answer] = {}
         self._shown: tuple[int, Keywords, list[Example]] | None = None
@@ -196,6 +201,20 @@ class ICLAgent(Policy):
         self.pool = ExperiencePool.from_json(self.problem, data["pool"])
         return self
 
+    def twin(self, model: LanguageModel | None = None, **options: Any) -> ICLAgent:
+        """Return an agent that shares this one's experience.
+
+        Args:
+            model: Its language model; None for the same.
+            **options: Fields of its configuration that differ.
+        """
+        config = ICLConfig(**{**self.config.model_dump(), **options})
+        other = ICLAgent(
+            self.problem, model or self.model, config, seed=self.seed, prompts=self.prompts
+        )
+        other.pool = self.pool
+        return other
+
     def _epsilon(self) -> float:
         return self.config.exploration.epsilon(self._explored)
 
@@ -211,7 +230,7 @@ class ICLAgent(Policy):
         started, before = time.perf_counter(), self.model.usage.prompt_tokens
         keywords, examples = self._table()
         queries = [restrict(c, keywords) for c in contexts]
-        shown = self._signature(examples)
+        shown = self.builder.signature(examples)
         known: dict[Context, Answer] = {}
         new = []
         for query in dict.fromkeys(queries):
@@ -220,6 +239,7 @@ class ICLAgent(Policy):
                 new.append(query)
             else:
                 known[query] = cached
+        self.asked += len(new)
         fresh = dict(zip(new, self._answers(examples, new), strict=True))
         for query, answer in fresh.items():
             # a model that failed may answer the next time
@@ -274,11 +294,6 @@ class ICLAgent(Policy):
             self._limit = max(1, min(self._limit, len(examples)) // 2)
             return self._judged(examples, queries)
 
-    def _signature(self, examples: list[Example]) -> tuple[Any, ...]:
-        """Return what of the examples a prompt shows: the part of the cache key they make."""
-        rewards = self.builder.shows_rewards
-        return tuple((e.context, e.action, e.reward if rewards else None) for e in examples)
-
     def _table(self) -> tuple[Keywords, list[Example]]:
         """Return the keywords that matter and the pool's examples under them."""
         with self._lock:
@@ -292,6 +307,8 @@ class ICLAgent(Policy):
             if self.config.select_keywords and examples and self.pool.replay != "latest":
                 keywords = relevant_keywords(examples, len(self.problem.labels))
                 examples = summarise(examples, keywords)
+            if self._sums_up:
+                examples = list(summaries(self.pool.tallies, keywords, self.config.levels))
             self._shown = (self.pool.received, keywords, list(examples))
         return self._shown[1], self._shown[2]
 
@@ -300,7 +317,8 @@ class ICLAgent(Policy):
             return [examples[-self._limit :]]
         if len(examples) > self._limit:
             examples = nearest_last(examples, query, self._limit)
-        return [alternate(examples, self.seed * 97 + i) for i in range(self.config.orders)]
+        seeds = range(self.seed * 97, self.seed * 97 + self.config.orders)
+        return [arrange(examples, self.config.order, seed) for seed in seeds]
 
     def _decision(
         self,

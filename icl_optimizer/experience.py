@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from icl_optimizer.ageing import AGEINGS, Ageing, ChangeDetector
 from icl_optimizer.decision import Outcome
 from icl_optimizer.errors import ConfigurationError, unknown_name
 from icl_optimizer.problem import Context, Problem
@@ -38,15 +40,24 @@ class Example:
 
 @dataclass
 class Tally:
-    """How often a decision was tried in a context, and its mean reward."""
+    """How often a decision was tried in a context, and how it was rewarded.
+
+    Attributes:
+        count: Outcomes.
+        mean: Their mean reward.
+        squares: Sum of squared deviations from the mean, those of outliers limited.
+    """
 
     count: int = 0
     mean: float = 0.0
+    squares: float = 0.0
 
-    def add(self, reward: float) -> None:
-        """Count one more reward."""
+    def add(self, reward: float, limit: float = math.inf) -> None:
+        """Count one more reward; ``squares`` grows by ``limit`` at most."""
+        before = reward - self.mean
         self.count += 1
-        self.mean += (reward - self.mean) / self.count
+        self.mean += before / self.count
+        self.squares += min(before * (reward - self.mean), limit)
 
 
 class ExperiencePool:
@@ -66,25 +77,47 @@ class ExperiencePool:
         replay: See above.
         capacity: Most examples kept by ``latest``; contexts kept by the other two (the oldest
             is forgotten).
+        ageing: ``none``, or ``surprise``: when rewards no longer are what they were, everything
+            from before the change is forgotten (see :class:`~.ageing.ChangeDetector`).
+
+    Attributes:
+        received: Outcomes taken in so far.
+        counted: How many of them, from the last one back, still count.
     """
 
     def __init__(
-        self, problem: Problem, replay: Replay = "means", *, capacity: int | None = None
+        self,
+        problem: Problem,
+        replay: Replay = "means",
+        *,
+        capacity: int | None = None,
+        ageing: Ageing = "none",
     ) -> None:
         """Start empty."""
         if replay not in REPLAYS:
             raise unknown_name("replay", replay, REPLAYS)
+        if ageing not in AGEINGS:
+            raise unknown_name("ageing", ageing, AGEINGS)
         default = DEFAULT_OUTCOMES if replay == "latest" else DEFAULT_CONTEXTS
         self.problem = problem
         self.replay = replay
         self.capacity = default if capacity is None else capacity
         if self.capacity < 1:
             raise ConfigurationError(f"capacity is {capacity}; allowed: at least 1.")
-        self.tallies: dict[Context, dict[int, Tally]] = {}
-        self._best: dict[Context, Example] = {}
-        self._latest: deque[Example] = deque(maxlen=self.capacity)
-        self._examples: list[Example] | None = None
+        self.ageing = ageing
         self.received = 0
+        self._latest: deque[Example] = deque(maxlen=self.capacity)
+        self._clear()
+
+    def _clear(self) -> None:
+        """Forget every outcome."""
+        self.tallies: dict[Context, dict[int, Tally]] = {}
+        self.counted = 0
+        self._best: dict[Context, Example] = {}
+        self._latest.clear()
+        self._examples: list[Example] | None = None
+        self._detector = None if self.ageing == "none" else ChangeDetector()
+        self._suspects: list[Outcome] = []
 
     def __len__(self) -> int:
         """Return the number of examples a prompt may show."""
@@ -95,16 +128,41 @@ class ExperiencePool:
         if outcome.censored:
             return "bad"
         self.received += 1
+        return "good" if self._take(outcome) else "bad"
+
+    def _take(self, outcome: Outcome) -> bool:
+        self.counted += 1
         good = self._evaluate(outcome)
         tally = self.tallies.setdefault(outcome.context, {}).setdefault(outcome.action, Tally())
-        tally.add(outcome.reward)
+        changed = self._notice(outcome, tally)
         example = Example(outcome.context, outcome.action, outcome.reward, good)
         self._latest.append(example)
         if good:
             self._best[outcome.context] = example
         self._forget()
         self._examples = None
-        return "good" if good else "bad"
+        if changed:
+            self._start_anew()
+        return good
+
+    def _notice(self, outcome: Outcome, tally: Tally) -> bool:
+        """Count the outcome and return whether the world has changed."""
+        if self._detector is None:
+            tally.add(outcome.reward)
+            return False
+        changed = self._detector.add(outcome.reward, tally)
+        if not self._detector.surprised:
+            self._suspects.clear()
+        else:
+            self._suspects.append(outcome)
+        return changed
+
+    def _start_anew(self) -> None:
+        """Forget everything but the surprises in a row that raised the alarm."""
+        since = self._suspects
+        self._clear()
+        for outcome in since:
+            self._take(outcome)
 
     def tried(self, context: Context, action: int) -> int:
         """Return how often ``action`` was carried out in ``context``."""
@@ -133,6 +191,8 @@ class ExperiencePool:
             "replay": self.replay,
             "capacity": self.capacity,
             "received": self.received,
+            "counted": self.counted,
+            "ageing": self.ageing,
             "tallies": [
                 {"words": c.words, "action": a, **asdict(t)}
                 for c, actions in self.tallies.items()
@@ -140,21 +200,36 @@ class ExperiencePool:
             ],
             "best": [self._example_json(e) for e in self._best.values()],
             "latest": [self._example_json(e) for e in self._latest],
+            "detector": None if self._detector is None else self._detector.to_json(),
+            "suspects": [
+                {
+                    "words": o.context.words,
+                    "action": o.action,
+                    "reward": o.reward,
+                    "feasible": o.feasible,
+                }
+                for o in self._suspects
+            ],
         }
 
     @classmethod
     def from_json(cls, problem: Problem, data: Mapping[str, Any]) -> ExperiencePool:
-        """Return the pool that :meth:`to_json` described."""
-        pool = cls(problem, data["replay"], capacity=data["capacity"])
+        """Return the pool that :meth:`to_json` described; an older one has no ageing."""
+        ageing = data.get("ageing", "none")
+        pool = cls(problem, data["replay"], capacity=data["capacity"], ageing=ageing)
         pool.received = data["received"]
+        pool.counted = data.get("counted", pool.received)
         for row in data["tallies"]:
             context = problem.context(row["words"])
-            tally = Tally(row["count"], row["mean"])
+            tally = Tally(row["count"], row["mean"], row.get("squares", 0.0))
             pool.tallies.setdefault(context, {})[row["action"]] = tally
         for row in data["best"]:
             example = pool._example(row)
             pool._best[example.context] = example
         pool._latest.extend(pool._example(row) for row in data["latest"])
+        if pool._detector is not None:
+            pool._detector = ChangeDetector.from_json(data["detector"])
+            pool._suspects = [pool._outcome(row) for row in data["suspects"]]
         return pool
 
     def _evaluate(self, outcome: Outcome) -> bool:
@@ -193,3 +268,7 @@ class ExperiencePool:
         return Example(
             self.problem.context(row["words"]), row["action"], row["reward"], row["good"]
         )
+
+    def _outcome(self, row: Mapping[str, Any]) -> Outcome:
+        context = self.problem.context(row["words"])
+        return Outcome(0, context, row["action"], row["reward"], row["feasible"])

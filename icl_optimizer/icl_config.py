@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from icl_optimizer.decider_chain import ChainDecider
+from icl_optimizer.ageing import Ageing
+from icl_optimizer.deciders.chain import ChainDecider
 from icl_optimizer.deciders import (
     AutoDecider,
     Calibration,
     ChannelDecider,
+    Constrain,
     Decider,
     GenerateDecider,
+    Permutation,
+    PermutedDecider,
+    PredictDecider,
     ScoreDecider,
+    Style,
+    namings,
 )
 from icl_optimizer.errors import ConfigurationError
 from icl_optimizer.experience import Replay
@@ -21,8 +28,9 @@ from icl_optimizer.exploration import Exploration
 from icl_optimizer.llm.base import LanguageModel
 from icl_optimizer.llm.chain import ModelChain
 from icl_optimizer.prompting import PromptBuilder
+from icl_optimizer.selection import Order
 
-DeciderName = Literal["auto", "score", "channel", "generate"]
+DeciderName = Literal["auto", "score", "channel", "predict", "generate"]
 
 
 class ICLConfig(BaseModel):
@@ -32,6 +40,9 @@ class ICLConfig(BaseModel):
 
     replay: Replay = Field("means", description="Which examples the pool offers.")
     capacity: int | None = Field(None, ge=1, description="Most examples kept; None: the default.")
+    ageing: Ageing = Field(
+        "none", description="When the pool forgets: never, or when rewards surprise."
+    )
     exploration: Exploration = Field(Exploration(), description="When to try decisions.")
     max_examples: int = Field(64, ge=1, le=512, description="Most examples in a prompt.")
     select_keywords: bool = Field(
@@ -43,9 +54,20 @@ class ICLConfig(BaseModel):
         description="How the model answers; auto: score, and channel for new words, or what the "
         "model can do.",
     )
+    style: Style = Field(
+        "completion", description="One text, one user message, or turns of user and assistant."
+    )
     calibration: Calibration = Field("pool", description="How label scores are calibrated.")
+    permute_labels: Permutation = Field(
+        "none", description="Average label scores over exchanged names, or over letters instead."
+    )
+    order: Order = Field("alternating", description="In which order examples are shown.")
     orders: int = Field(1, ge=1, le=8, description="Example orders whose scores are averaged.")
     passes: int = Field(2, ge=1, le=4, description="Times that the examples are shown over.")
+    levels: int = Field(2, ge=2, le=5, description="Words for good and bad, in summaries.")
+    constrain: Constrain = Field(
+        "retry", description="When a writing model is held to the labels: first, or on retry."
+    )
     cache: bool = Field(True, description="Reuse the answer to an identical prompt.")
     on_failure: Literal["pool", "stop"] = Field(
         "pool",
@@ -54,6 +76,39 @@ class ICLConfig(BaseModel):
     in_flight: int = Field(
         8, ge=1, le=256, description="Most calls of adecide that ask the model at once."
     )
+
+    @model_validator(mode="after")
+    def _check_effect(self) -> Self:
+        """Refuse options that the decider would not look at."""
+        if self.style != "completion" and self.decider in ("channel", "predict"):
+            raise ValueError(
+                f"style is '{self.style}' for decider '{self.decider}'; allowed: 'completion'"
+            )
+        if self.style == "turns" and self.layout != "completion":
+            raise ValueError(
+                f"layout is '{self.layout}' for style 'turns', which has its own; "
+                "allowed: 'completion'"
+            )
+        if self.permute_labels != "none" and self.decider not in ("auto", "score"):
+            raise ValueError(
+                f"permute_labels is '{self.permute_labels}' for decider '{self.decider}'; "
+                "allowed: 'none'"
+            )
+        return self
+
+    def sums_up(self, builder: PromptBuilder) -> bool:
+        """Return whether the decider is given summaries of all outcomes instead of examples.
+
+        Raises:
+            ConfigurationError: It needs means, which ``replay`` does not keep.
+        """
+        needed = self.decider == "predict" or builder.shows_tried
+        if needed and self.replay != "means":
+            raise ConfigurationError(
+                f"replay is '{self.replay}' for decider '{self.decider}' with layout "
+                f"'{self.layout}', which sum up outcomes; allowed: 'means'."
+            )
+        return needed
 
 
 def make_decider(config: ICLConfig, model: LanguageModel, builder: PromptBuilder) -> Decider:
@@ -68,18 +123,50 @@ def make_decider(config: ICLConfig, model: LanguageModel, builder: PromptBuilder
         return ChainDecider(model, builder, make=lambda m: make_decider(config, m, builder))
     kind = _possible(model) if config.decider == "auto" else config.decider
     if kind == "generate":
-        return GenerateDecider(model, builder)
+        return GenerateDecider(model, builder, constrain=config.constrain, style=config.style)
     if not model.capabilities.logprobs:
         raise ConfigurationError(
             f"model '{model.name}' returns no log-probabilities for decider='{kind}'; "
             "allowed: decider='generate'."
         )
-    classes: dict[str, type[AutoDecider | ScoreDecider]] = {
-        "auto": AutoDecider,
-        "score": ScoreDecider,
-        "channel": ChannelDecider,
-    }
-    return classes[kind](model, builder, calibration=config.calibration, passes=config.passes)
+    if kind == "predict":
+        return PredictDecider(model, builder, passes=config.passes)
+    if kind == "channel":
+        return _channel(config, model, builder, config.passes)
+    if kind == "score":
+        return _score(config, model, builder)
+    return AutoDecider(
+        model,
+        builder,
+        score=_score(config, model, builder),
+        # lists gain nothing from being shown twice
+        channel=_channel(config, model, builder, passes=1),
+    )
+
+
+def _score(config: ICLConfig, model: LanguageModel, builder: PromptBuilder) -> Decider:
+    """Return the decider by label scores, over all names of the labels where they are permuted."""
+    labels = builder.problem.labels
+    scorers = [
+        ScoreDecider(
+            model,
+            builder if names == labels else builder.renamed(names),
+            calibration=config.calibration,
+            passes=config.passes,
+            order=config.order,
+            style=config.style,
+        )
+        for names in namings(labels, config.permute_labels)
+    ]
+    if config.permute_labels == "none":
+        return scorers[0]
+    return PermutedDecider(model, builder, scorers=scorers)
+
+
+def _channel(
+    config: ICLConfig, model: LanguageModel, builder: PromptBuilder, passes: int
+) -> Decider:
+    return ChannelDecider(model, builder, calibration=config.calibration, passes=passes)
 
 
 def _possible(model: LanguageModel) -> DeciderName:

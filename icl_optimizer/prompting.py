@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -15,20 +15,35 @@ from jinja2.sandbox import SandboxedEnvironment
 
 from icl_optimizer.errors import ConfigurationError
 from icl_optimizer.experience import Example
+from icl_optimizer.llm.base import Message
 from icl_optimizer.problem import Context, Problem
+from icl_optimizer.summaries import Cell, Summary, level_values
 
 PARTS = ("goal", "definition", "rules")
 
 
 @dataclass(frozen=True)
+class ShownCell:
+    """What was seen of one decision in one context, as a template sees it."""
+
+    label: str
+    level: str
+    count: int
+    mean: float
+    bonus: float
+
+
+@dataclass(frozen=True)
 class ShownExample:
-    """An example as a template sees it."""
+    """An example as a template sees it; ``tried`` and ``worst`` where decisions are summed up."""
 
     description: str
     words: str
     label: str
     reward: float
     evaluation: str
+    tried: tuple[ShownCell, ...] = ()
+    worst: str | None = None
 
 
 class PromptBuilder:
@@ -49,6 +64,7 @@ class PromptBuilder:
         """Find and check the templates."""
         self.problem = problem
         self.layout = layout
+        self._folder = folder
         self._environment = _environment(folder)
         self._check_labels()
 
@@ -57,13 +73,50 @@ class PromptBuilder:
         """Goal, definition and rules as rendered text."""
         return {part: self._render(f"{self.problem.name}/{part}.j2") for part in PARTS}
 
+    def renamed(self, labels: Sequence[str]) -> PromptBuilder:
+        """Return a builder of the same prompts in which the decisions bear these names."""
+        problem = replace(self.problem, labels=tuple(labels))
+        return PromptBuilder(problem, self.layout, self._folder)
+
     @cached_property
-    def shows_rewards(self) -> bool:
-        """Whether the layout shows more of an example than its context and decision."""
-        name = f"layouts/{self.layout}.j2"
+    def shows_tried(self) -> bool:
+        """Whether the layout shows what was seen of every decision tried in a context."""
+        return self._shows("tried") or self._shows("worst")
+
+    def signature(self, examples: Sequence[Example]) -> Hashable:
+        """Return what of ``examples`` a prompt of this layout shows: for the keys of caches."""
+        shown = [e if isinstance(e, Summary) else None for e in examples]
+        worth = tuple(level_values(examples).items())
+        rows = [
+            (
+                e.context,
+                e.action,
+                round(e.reward, 2) if self._shows("reward") else None,
+                e.good if self._shows("evaluation") else None,
+                None if s is None else tuple(self._cell_signature(c) for c in s.cells),
+            )
+            for e, s in zip(examples, shown, strict=True)
+        ]
+        return tuple(rows), worth
+
+    def _cell_signature(self, cell: Cell) -> Hashable:
+        shown = self._show_cell(cell)
+        numbers = [getattr(shown, f) for f in ("count", "mean", "bonus") if self._shows(f)]
+        return cell.action, cell.level, *numbers
+
+    def _shows(self, field: str) -> bool:
+        """Return whether the layout's text names ``field``."""
+        return field in self._source
+
+    @cached_property
+    def _source(self) -> str:
         assert self._environment.loader is not None, "the environment was built with one"
-        source, *_ = self._environment.loader.get_source(self._environment, name)
-        return "reward" in source or "evaluation" in source
+        name = f"layouts/{self.layout}.j2"
+        try:
+            source, *_ = self._environment.loader.get_source(self._environment, name)
+        except TemplateError as error:
+            raise ConfigurationError(f"prompt template '{name}': {error}") from error
+        return source
 
     def describe(self, context: Context) -> str:
         """Return a context as one line of text."""
@@ -82,16 +135,32 @@ class PromptBuilder:
             self.problem.labels[example.action],
             round(example.reward, 2),
             "good" if example.good else "bad",
+            *self._show_summary(example),
+        )
+
+    def _show_summary(self, example: Example) -> tuple[tuple[ShownCell, ...], str | None]:
+        if not isinstance(example, Summary):
+            return (), None
+        worst = min(example.cells, key=lambda cell: cell.mean).action
+        label = self.problem.labels[worst] if worst != example.action else None
+        return tuple(self._show_cell(cell) for cell in example.cells), label
+
+    def _show_cell(self, cell: Cell) -> ShownCell:
+        label = self.problem.labels[cell.action]
+        return ShownCell(
+            label, cell.level, round(cell.count), round(cell.mean), round(cell.bonus, 1)
         )
 
     def render(self, examples: Sequence[Example], context: Context) -> str:
         """Return the prompt for ``context``; the model continues it with a label."""
+        shown = [self.show(e) for e in examples]
         return self._render(
             f"layouts/{self.layout}.j2",
             **self.parts,
-            examples=[self.show(e) for e in examples],
+            examples=shown,
             query=self.words(context),
             query_description=self.describe(context),
+            query_tried=next((e.tried for e in shown if e.words == self.words(context)), ()),
         ).rstrip()
 
     def render_list(self, examples: Sequence[Example], action: int) -> str:
@@ -102,6 +171,41 @@ class PromptBuilder:
             label=self.problem.labels[action],
             examples=[self.show(e) for e in examples if e.action == action],
         ).rstrip()
+
+    def render_row(
+        self, action: int, rows: Sequence[Sequence[str]], cut: Sequence[str], context: Context
+    ) -> str:
+        """Return the prompt about the outcome of one decision in ``context``.
+
+        Args:
+            action: Index of the decision.
+            rows: Whole rows of what was seen, each cell as words and level.
+            cut: The last row, up to the cell that the model continues.
+            context: The situation of that cell.
+        """
+        return self._render(
+            "layouts/predict.j2",
+            **self.parts,
+            label=self.problem.labels[action],
+            context=[name.lower() for name in context],
+            rows=rows,
+            cut=cut,
+            query=self.words(context),
+        ).rstrip()
+
+    def turns(self, examples: Sequence[Example], context: Context) -> list[Message]:
+        """Return the prompt as a conversation: the task, a question and a reply per example."""
+        task = {"role": "system", "content": "\n".join(self.parts.values())}
+        question = {"role": "user", "content": self.words(context)}
+        told = [
+            message
+            for example in map(self.show, examples)
+            for message in (
+                {"role": "user", "content": example.words},
+                {"role": "assistant", "content": example.label},
+            )
+        ]
+        return [task, *told, question]
 
     def _render(self, name: str, **values: Any) -> str:
         keywords = [c.name for c in self.problem.columns]

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from itertools import combinations, zip_longest
 from math import lgamma
+from typing import Literal
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from icl_optimizer.experience import Example
 from icl_optimizer.problem import Context
 
 Keywords = tuple[str, ...]
+Order = Literal["alternating", "random", "similar", "nearest-again"]
 
 PRIOR = 0.2
 """Weight of each decision before any outcome; chosen on seeds that no table reports."""
@@ -56,6 +58,19 @@ def _merged(context: Context, by_action: dict[int, list[Example]]) -> Example:
     visits = {a: sum(e.visits for e in group) for a, group in by_action.items()}
     action = max(by_action, key=lambda a: (visits[a], rewards[a]))
     return Example(context, action, rewards[action], visits=visits[action])
+
+
+def arrange(examples: Sequence[Example], order: Order, seed: int) -> list[Example]:
+    """Return the examples in a fixed order, which does not depend on the query.
+
+    Args:
+        examples: In any order.
+        order: ``random``: a permutation; otherwise alternating between the decisions.
+        seed: Another one, another order.
+    """
+    if order == "random":
+        return sorted(examples, key=lambda e: _shuffled(e.context, seed))
+    return alternate(examples, seed)
 
 
 def alternate(examples: Sequence[Example], seed: int) -> list[Example]:

@@ -111,13 +111,13 @@ def make_oracle(request: Request) -> Policy:
 
 def make_bandit(request: Request) -> Policy:
     """Return the tabular bandit."""
-    settings = request.known_settings("exploration")
+    settings = request.known_settings("exploration", "ageing")
     return BanditPolicy(request.problem, env=request.env, seed=request.seed, **settings)
 
 
 def make_knn(request: Request) -> Policy:
     """Return k nearest neighbours."""
-    settings = request.known_settings("exploration", "k", "capacity")
+    settings = request.known_settings("exploration", "ageing", "k", "capacity")
     return KnnPolicy(request.problem, env=request.env, seed=request.seed, **settings)
 
 

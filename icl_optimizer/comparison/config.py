@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from icl_optimizer.environments.registry import get_spec
 from icl_optimizer.errors import invalid_fields
@@ -30,23 +30,57 @@ class ComparisonConfig(BaseModel):
     eval_tasks: int = Field(400, ge=1, description="Held-out tasks of an evaluation.")
     sweeps: bool = Field(True, description="Evaluate the trained policies at further points.")
     prompts: str | None = Field(None, description="Folder of the user's own templates.")
+    drift: dict[str, Any] = Field(
+        default_factory=dict, description="Parameters that are different after ``drift_at``."
+    )
+    drift_at: int | None = Field(
+        None,
+        ge=1,
+        validate_default=True,
+        description="Decisions after which the environment changes; None: it stays as it is.",
+    )
+
+    @field_validator("drift_at")
+    @classmethod
+    def _check_drift(cls, value: int | None, info: ValidationInfo) -> int | None:
+        drift, interactions = info.data.get("drift"), info.data.get("interactions")
+        if (value is None) != (not drift):
+            raise ValueError(f"allowed: both or neither of drift_at and drift, which is {drift}")
+        if value is not None and interactions is not None and value >= interactions:
+            raise ValueError(f"allowed: 1 to {interactions - 1}, less than interactions")
+        return value
 
     @property
     def scenario(self) -> str:
         """Name of the parameter point that policies learn at."""
-        return scenario_name(self.settings)
+        drift = {f"drift.{key}": value for key, value in self.drift.items()}
+        when = {} if self.drift_at is None else {"drift_at": self.drift_at}
+        return scenario_name(self.settings | drift | when)
+
+    @property
+    def final_settings(self) -> dict[str, Any]:
+        """Parameters of the environment that hold in the end: after the drift, if there is one."""
+        return self.settings | self.drift
 
     def checkpoints(self, budget: int) -> list[int]:
         """Return the interactions after which a policy with ``budget`` is evaluated.
 
         Every policy is evaluated at the same points up to the shared number of interactions, and
-        ones with a larger budget at three points per factor of ten beyond.
+        ones with a larger budget at three points per factor of ten beyond. With a drift the shared
+        points end there, and the time since then has eight per factor of ten.
         """
-        shared = sorted({round(self.interactions * k / 10) for k in (1, 2, 3, 4, 6, 8, 10)} - {0})
-        further = [round(10 ** (k / 3)) for k in range(25)]
-        beyond = [c for c in further if self.interactions * 1.2 < c < budget * 0.9]
-        points = {*shared, *beyond, budget}
+        if self.drift_at is None:
+            further = [round(10 ** (k / 3)) for k in range(25)]
+            beyond = [c for c in further if self.interactions * 1.2 < c < budget * 0.9]
+            points = {*_tenths(self.interactions), *beyond, budget}
+        else:
+            since = {self.drift_at + round(10 ** (k / 8)) for k in range(65)}
+            points = {*_tenths(self.drift_at), *since, self.interactions, budget}
         return sorted(c for c in points if c <= budget)
+
+
+def _tenths(interactions: int) -> set[int]:
+    return {round(interactions * k / 10) for k in (1, 2, 3, 4, 6, 8, 10)} - {0}
 
 
 def scenario_name(settings: dict[str, Any]) -> str:

@@ -14,7 +14,8 @@ from icl_optimizer.comparison.unit import Unit, UnitResult, unit_budget
 from icl_optimizer.environments.registry import get_spec, make
 from icl_optimizer.errors import ConfigurationError, invalid_fields
 from icl_optimizer.llm.base import LanguageModel
-from icl_optimizer.llm.loading import load_llm, validate_spec
+from icl_optimizer.llm.guard import GuardOptions, guard
+from icl_optimizer.llm.opening import open_llm, validate_chain
 from icl_optimizer.policies import get_policy_spec, options_of
 from icl_optimizer.prompting import PromptBuilder
 from icl_optimizer.rollout import progress
@@ -30,6 +31,7 @@ def compare(
     jobs: int = 1,
     progress_bar: bool = True,
     model: LanguageModel | None = None,
+    access: GuardOptions | None = None,
 ) -> Path:
     """Run ``config`` and write its tables into ``folder``.
 
@@ -42,16 +44,23 @@ def compare(
         jobs: Processes; each loads its own language model.
         progress_bar: Whether to draw one.
         model: A loaded language model instead of ``config.llm`` (one process only).
+        access: Retries, cache and budget of the language model; none of it is part of what is
+            compared, so that a run resumes with other values.
 
     Returns:
         The folder.
 
     Raises:
         ConfigurationError: Any option is wrong; nothing has been run by then.
+        BudgetError: The calls or the money allowed were used up.
+        ModelError: No model answered at the start, or ``on_failure`` is ``stop``.
+        ReplayError: A replay met a request that was not recorded.
     """
     validate(config, model)
-    if model is not None and jobs > 1:
-        raise ConfigurationError(f"jobs is {jobs}; allowed: 1 with a model object.")
+    access = access or GuardOptions()
+    for what, given in (("a model object", model), ("a budget", access.budget)):
+        if given is not None and jobs > 1:
+            raise ConfigurationError(f"jobs is {jobs}; allowed: 1 with {what}.")
     store = RunStore(Path(folder), config, resume=resume)
     work = [(p, s) for s in range(config.seeds) for p in config.policies]
     missing = [item for item in work if store.finished(*item) is None]
@@ -59,9 +68,9 @@ def compare(
     with progress(f"{config.environment}", total, shown=progress_bar) as advance:
         try:
             if jobs == 1:
-                _run_here(config, missing, store, advance, model)
+                _run_here(config, missing, store, advance, model, access)
             else:
-                _run_parallel(config, missing, store, advance, jobs)
+                _run_parallel(config, missing, store, advance, jobs, access)
         finally:
             # whatever ended the run, what was computed is in the tables
             store.write_tables()
@@ -72,6 +81,9 @@ def validate(config: ComparisonConfig, model: LanguageModel | None = None) -> No
     """Check every name, value and template of ``config``."""
     get_spec(config.environment).config(config.settings)
     env = make(config.environment, 1, **config.settings)
+    if config.drift_at is not None:
+        env.reset(seed=0)
+        env.change(get_spec(config.environment).config(config.final_settings))
     specs = [get_policy_spec(policy) for policy in config.policies]
     if len(set(config.policies)) != len(config.policies):
         raise ConfigurationError(f"policies are {config.policies}; allowed: each once.")
@@ -79,7 +91,7 @@ def validate(config: ComparisonConfig, model: LanguageModel | None = None) -> No
         PromptBuilder(env.problem, folder=config.prompts)
         _check_icl_options(config.icl)
         if model is None:
-            validate_spec(config.llm)
+            validate_chain(config.llm)
 
 
 def _check_icl_options(options: Mapping[str, Any]) -> None:
@@ -95,16 +107,23 @@ def _run_here(
     store: RunStore,
     advance: Callable[[int], None],
     model: LanguageModel | None,
+    access: GuardOptions,
 ) -> None:
     needs_llm = any(get_policy_spec(policy).needs_llm for policy, _ in work)
-    if needs_llm and model is None:
-        model = load_llm(config.llm)
-    if model is not None and model.capabilities.logprobs:
+    if needs_llm:
+        model = open_llm(config.llm, access) if model is None else guard(model, access)
+    if needs_llm and model is not None and model.capabilities.logprobs:
         # known only once the model's tokens are; before the first policy learns
         problem = make(config.environment, 1, **config.settings).problem
         model.check_labels([f" {label}" for label in problem.labels])
     for policy, seed in work:
-        store.keep(policy, seed, Unit(config, policy, seed, model).run(advance))
+        unit = Unit(config, policy, seed, model, access.prices)
+        try:
+            store.keep(policy, seed, unit.run(advance))
+        except BaseException:
+            # whatever stopped it, an interrupt included: what it had measured is kept
+            store.keep_partial(policy, seed, unit.result)
+            raise
 
 
 def _run_parallel(
@@ -113,22 +132,26 @@ def _run_parallel(
     store: RunStore,
     advance: Callable[[int], None],
     jobs: int,
+    access: GuardOptions,
 ) -> None:
     from joblib import Parallel, delayed
 
-    calls = (delayed(_run_alone)(config, policy, seed) for policy, seed in work)
+    calls = (delayed(_run_alone)(config, policy, seed, access) for policy, seed in work)
     for policy, seed, result in Parallel(n_jobs=jobs, return_as="generator_unordered")(calls):
         store.keep(policy, seed, result)
         advance(unit_budget(config, policy))
 
 
-def _run_alone(config: ComparisonConfig, policy: str, seed: int) -> tuple[str, int, UnitResult]:
+def _run_alone(
+    config: ComparisonConfig, policy: str, seed: int, access: GuardOptions
+) -> tuple[str, int, UnitResult]:
     """Run one unit in a process of its own."""
     needs_llm = get_policy_spec(policy).needs_llm
     # one thread each: processes that share the cores would otherwise wait for each other
-    model = load_llm(config.llm, **_one_thread(config.llm)) if needs_llm else None
-    return policy, seed, Unit(config, policy, seed, model).run(lambda steps: None)
+    model = open_llm(config.llm, access, **_one_thread(config.llm)) if needs_llm else None
+    return policy, seed, Unit(config, policy, seed, model, access.prices).run(lambda steps: None)
 
 
 def _one_thread(spec: str) -> dict[str, int]:
-    return {"threads": 1} if spec.startswith("llamacpp") else {}
+    alone = spec.startswith("llamacpp") and "," not in spec and "threads" not in spec
+    return {"threads": 1} if alone else {}

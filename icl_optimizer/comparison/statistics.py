@@ -51,7 +51,7 @@ def estimate(values: ArrayLike, *, seed: int = 0) -> Estimate:
     return Estimate(float(centre(data)), float(low), float(high), int(data.size))
 
 
-def interactions_to(steps: Sequence[int], values: Sequence[float], threshold: float) -> float:
+def interactions_to(steps: Sequence[float], values: Sequence[float], threshold: float) -> float:
     """Return the first step from which ``values`` stay at or above ``threshold``; NaN if never."""
     reached = np.asarray(values) >= threshold
     if not len(reached) or not reached[-1]:

@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from icl_optimizer.comparison.config import ComparisonConfig
+from icl_optimizer.comparison.model_use import ModelUse, together
 from icl_optimizer.comparison.statistics import estimate
 from icl_optimizer.comparison.unit import Row, UnitResult, unit_budget
 from icl_optimizer.errors import ConfigurationError
@@ -58,6 +59,12 @@ class RunStore:
     def keep(self, policy: str, seed: int, result: UnitResult) -> None:
         """Write a finished unit; a kill in mid-write leaves no half file."""
         self._write_json(self._unit_path(policy, seed), result.to_json())
+        self._partial_path(policy, seed).unlink(missing_ok=True)
+
+    def keep_partial(self, policy: str, seed: int, result: UnitResult) -> None:
+        """Write what a unit measured before it was stopped; it counts until it is run again."""
+        if result.rows:
+            self._write_json(self._partial_path(policy, seed), result.to_json())
 
     def write_tables(self) -> None:
         """Write ``results.csv``, ``timings.csv``, ``summary.csv`` and ``explain.json``."""
@@ -68,12 +75,35 @@ class RunStore:
         ]
         done = [(policy, unit) for policy, unit in units if unit is not None]
         results = _frame(row for _, unit in done for row in unit.rows)
+        stopped = self._stopped()
         timings = _frame(row for _, unit in done for row in unit.timings)
-        results.to_csv(self.folder / "results.csv", index=False)
+        everything = _frame(row for unit in (*(u for _, u in done), *stopped) for row in unit.rows)
+        everything.to_csv(self.folder / "results.csv", index=False)
         timings.to_csv(self.folder / "timings.csv", index=False)
         summarise(pd.concat([results, timings])).to_csv(self.folder / "summary.csv", index=False)
         explained = {p: u.explanation for p, u in done if u.explanation is not None}
-        self._write_json(self.folder / "explain.json", {"policies": explained})
+        uses = {p: together(_uses(u for name, u in done if name == p)) for p, _ in done}
+        described = {p: use.to_json() for p, use in uses.items() if use.asked}
+        self._write_json(
+            self.folder / "explain.json",
+            {
+                "policies": explained,
+                "models": described,
+                "stopped": [[u.rows[0].policy, u.rows[0].seed, _last_step(u)] for u in stopped],
+            },
+        )
+
+    def _stopped(self) -> list[UnitResult]:
+        """Return the units that were stopped and not finished since."""
+        return [
+            UnitResult.from_json(json.loads(path.read_text()))
+            for policy in self.config.policies
+            for seed in range(self.config.seeds)
+            if (path := self._partial_path(policy, seed)).exists()
+        ]
+
+    def _partial_path(self, policy: str, seed: int) -> Path:
+        return self.folder / "units" / f"{policy}-{seed}.stopped.json"
 
     def _unit_path(self, policy: str, seed: int) -> Path:
         return self.folder / "units" / f"{policy}-{seed}.json"
@@ -153,6 +183,9 @@ def command(config: ComparisonConfig) -> str:
     if config.drl_interactions:
         parts += ["--drl-interactions", config.drl_interactions]
     parts += [part for pair in _pairs(config.settings) for part in ("--set", pair)]
+    if config.drift_at is not None:
+        parts += ["--drift-at", config.drift_at]
+    parts += [part for pair in _pairs(config.drift) for part in ("--drift", pair)]
     parts += [part for pair in _pairs(config.icl) for part in ("--icl", pair)]
     if not config.sweeps:
         parts.append("--no-sweeps")
@@ -183,6 +216,14 @@ def _pairs(values: Mapping[str, Any], prefix: str = "") -> list[str]:
         elif value is not None:
             pairs.append(f"{prefix}{key}={value}")
     return pairs
+
+
+def _last_step(unit: UnitResult) -> int:
+    return max(row.step for row in unit.rows)
+
+
+def _uses(units: Iterable[UnitResult]) -> list[ModelUse]:
+    return [ModelUse.from_json(unit.model_use) for unit in units if unit.model_use is not None]
 
 
 def _frame(rows: Iterable[Row]) -> pd.DataFrame:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,10 +16,12 @@ import numpy as np
 from icl_optimizer.comparison.config import ComparisonConfig
 from icl_optimizer.comparison.evaluation import Held
 from icl_optimizer.comparison.explain import explain
+from icl_optimizer.comparison.model_use import model_use
 from icl_optimizer.comparison.statistics import interactions_to
-from icl_optimizer.deciders import DeciderCounts
 from icl_optimizer.environments.registry import get_spec, make
 from icl_optimizer.llm.base import LanguageModel
+from icl_optimizer.llm.guard import spent
+from icl_optimizer.llm.prices import Prices
 from icl_optimizer.llm.usage import Usage
 from icl_optimizer.policies import get_policy_spec, make_policy
 from icl_optimizer.policy import Policy
@@ -45,11 +49,19 @@ class Row:
 
 @dataclass
 class UnitResult:
-    """What a unit measured: rows, rows in seconds, and what to show of its prompts."""
+    """What a unit measured.
+
+    Attributes:
+        rows: What the decisions alone determine.
+        timings: What depends on the clock, the network or an earlier run's cache.
+        explanation: What to show of its prompts.
+        model_use: What was asked of language models, see :class:`~.model_use.ModelUse`.
+    """
 
     rows: list[Row] = field(default_factory=list)
     timings: list[Row] = field(default_factory=list)
     explanation: dict[str, Any] | None = None
+    model_use: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -59,7 +71,7 @@ class UnitResult:
     def from_json(cls, data: dict[str, Any]) -> UnitResult:
         """Return the unit that :meth:`to_json` described."""
         rows, timings = ([Row(**r) for r in data[k]] for k in ("rows", "timings"))
-        return cls(rows, timings, data["explanation"])
+        return cls(rows, timings, data["explanation"], data.get("model_use"))
 
 
 class Unit:
@@ -70,22 +82,29 @@ class Unit:
         policy: Name of the policy.
         seed: Seed of the repetition.
         model: Language model where the policy needs one.
+        prices: What models cost; None for the shipped list prices.
     """
 
     def __init__(
-        self, config: ComparisonConfig, policy: str, seed: int, model: LanguageModel | None
+        self,
+        config: ComparisonConfig,
+        policy: str,
+        seed: int,
+        model: LanguageModel | None,
+        prices: Prices | None = None,
     ) -> None:
         """Build environment, policy and held-out tasks."""
         self.config = config
         self.seed = seed
         self.spec = get_policy_spec(policy)
         self.model = model if self.spec.needs_llm else None
+        self.prices = prices or Prices.load()
         self.budget = unit_budget(config, policy)
-        env = make(config.environment, self.spec.num_envs, **config.settings)
+        self.env = make(config.environment, self.spec.num_envs, **config.settings)
         self.policy: Policy = make_policy(
             policy,
-            env.problem,
-            env=env,
+            self.env.problem,
+            env=self.env,
             model=self.model,
             seed=seed,
             prompts=config.prompts,
@@ -95,85 +114,125 @@ class Unit:
         self.result = UnitResult()
         self._away = 0.0
         self._evaluation_usage = Usage()
-        self._curve: list[tuple[int, float]] = []
+        self._evaluation_dollars = 0.0
+        self._curve: list[tuple[float, float]] = []
         self._rewards: list[float] = []
 
     def run(self, advance: Advance) -> UnitResult:
         """Learn, evaluate at the checkpoints and at further points; report progress."""
         if self.model is not None:
             self.model.reset()
-        started, before = time.perf_counter(), self._usage()
+        started, before, paid = time.perf_counter(), self._usage(), self._dollars()
         if self.spec.learns:
             self._learn(advance)
         else:
-            for point in self.config.checkpoints(self.budget):
-                self._evaluate(point)
+            for _, event in self._agenda():
+                event()
             advance(self.budget)
         seconds = time.perf_counter() - started - self._away
-        self._costs(self._usage() - before - self._evaluation_usage, seconds)
+        usage = self._usage() - before - self._evaluation_usage
+        self._costs(usage, self._dollars() - paid - self._evaluation_dollars, seconds)
         if self.config.sweeps and self.spec.in_sweeps:
             self._sweep()
         self.result.explanation = explain(self.policy, self.held) if self.seed == 0 else None
         return self.result
 
     def _learn(self, advance: Advance) -> None:
-        points = self.config.checkpoints(self.budget)
+        agenda = self._agenda()
         done = 0
 
         def after_step(scope: dict[str, Any], _: dict[str, Any]) -> bool:
             nonlocal done
             now = self.policy.num_timesteps
             self._rewards.extend(np.asarray(scope["rewards"]).ravel().tolist())
-            while points and now >= points[0]:
-                self._evaluate(points.pop(0))
+            while agenda and now >= agenda[0][0]:
+                agenda.pop(0)[1]()
             advance(now - done)
             done = now
             return True
 
         self.policy.learn(self.budget, callback=after_step)
-        for point in points:
-            self._evaluate(point)
+        for _, event in agenda:
+            event()
         for step, reward in enumerate(self._rewards[: self.config.interactions], start=1):
             self._add(self.config.scenario, "train", step, {"reward": reward})
 
+    def _agenda(self) -> list[tuple[int, Callable[[], None]]]:
+        """Return what is due after how many decisions: evaluations, and the drift if any."""
+        agenda: list[tuple[int, Callable[[], None]]] = [
+            (point, partial(self._evaluate, point))
+            for point in self.config.checkpoints(self.budget)
+        ]
+        if self.config.drift_at is not None:
+            agenda.append((self.config.drift_at, self._drift))
+        # a stable order: the evaluation at the drift still meets the old environment
+        return sorted(agenda, key=lambda item: item[0])
+
+    def _drift(self) -> None:
+        """Let the environment change under the policy, and the held-out tasks with it."""
+        config = self.config
+        self.env.change(get_spec(config.environment).config(config.final_settings))
+        self.held = Held(config.environment, config.final_settings, self.seed, config.eval_tasks)
+
     def _evaluate(self, step: int) -> None:
-        started, before = time.perf_counter(), self._usage()
+        started, before, paid = time.perf_counter(), self._usage(), self._dollars()
         with _off_the_record(self.policy):
             metrics = self.held.evaluate(self.policy)
         self._add(self.config.scenario, "eval", step, metrics)
         self._curve.append((step, metrics["optimality"]))
         self._away += time.perf_counter() - started
         self._evaluation_usage = self._evaluation_usage + (self._usage() - before)
+        self._evaluation_dollars += self._dollars() - paid
 
     def _sweep(self) -> None:
-        for point in get_spec(self.config.environment).sweep_points(self.config.settings):
-            settings = {**self.config.settings, **point.settings}
+        final = self.config.final_settings
+        for point in get_spec(self.config.environment).sweep_points(final):
+            settings = {**final, **point.settings}
             held = Held(self.config.environment, settings, self.seed, self.config.eval_tasks)
             metrics = held.evaluate(self.policy, bounds=False)
             self._add(point.name, "eval", self.budget, metrics)
 
-    def _costs(self, usage: Usage, seconds: float) -> None:
+    def _costs(self, usage: Usage, dollars: float, seconds: float) -> None:
         made_by = getattr(self.policy, "made_by", {})
-        steps, optimality = zip(*self._curve, strict=True)
         costs: dict[str, float] = {
             "interactions": float(self.budget if self.spec.learns else 0),
-            "interactions_to_95": interactions_to(steps, optimality, SHARE_OF_ORACLE),
+            **self._speed(),
         }
         if self.model is not None:
-            decider = getattr(self.policy, "decider", None)
-            counts = DeciderCounts() if decider is None else decider.counts
-            asked = max(counts.asked, 1)
+            use = model_use(self.policy)
             costs |= {
                 "llm_calls": float(usage.calls),
                 "llm_cached": float(made_by.get("cache", 0)),
                 "prompt_tokens": float(usage.prompt_tokens),
-                "invalid_rate": counts.invalid / asked,
-                "fallback_rate": counts.fallback / asked,
+                "completion_tokens": float(usage.completion_tokens),
             }
+            if use is not None:
+                costs |= {"invalid_rate": use.invalid_rate, "fallback_rate": use.fallback_rate}
+                self.result.model_use = use.to_json()
+            # not a number where a price is not known, so that nobody takes it for free
+            costs["cost_usd"] = dollars
         self._add(self.config.scenario, "train", self.budget, costs)
         p50, p95 = np.percentile(self._latencies(), [50, 95]) * 1000
         times = {"train_s": seconds, "decision_ms_p50": p50, "decision_ms_p95": p95}
+        if self.model is not None:
+            times |= {
+                "llm_disk_cached": float(usage.cached),
+                "llm_retries": float(usage.retries),
+                "llm_failures": float(usage.failures),
+            }
+            for percent in (50, 95):
+                latency = usage.latency_ms(percent)
+                if latency is not None:
+                    times[f"llm_ms_p{percent}"] = latency
         self._add(self.config.scenario, "train", self.budget, times, clock=True)
+
+    def _speed(self) -> dict[str, float]:
+        """Return how many interactions it took to learn, and after a drift to recover."""
+        drift_at = math.inf if self.config.drift_at is None else self.config.drift_at
+        before = [point for point in self._curve if point[0] <= drift_at]
+        after = [(step - drift_at, value) for step, value in self._curve if step > drift_at]
+        speed = {"interactions_to_95": _interactions_to(before)}
+        return speed | {"interactions_to_recover": _interactions_to(after)} if after else speed
 
     def _latencies(self) -> list[float]:
         """Return seconds per single decision: as met while learning, else measured now."""
@@ -191,6 +250,11 @@ class Unit:
 
     def _usage(self) -> Usage:
         return Usage() if self.model is None else self.model.usage.snapshot()
+
+    def _dollars(self) -> float:
+        """Return what the tokens so far cost at the list price; NaN where it is not known."""
+        cost = None if self.model is None else spent(self.model, self.prices)
+        return math.nan if cost is None else cost
 
     def _add(
         self,
@@ -218,6 +282,11 @@ class Unit:
             target.append(row)
 
 
+def _interactions_to(curve: list[tuple[float, float]]) -> float:
+    steps, optimality = zip(*curve, strict=True)
+    return interactions_to(steps, optimality, SHARE_OF_ORACLE)
+
+
 @contextmanager
 def _off_the_record(policy: Policy) -> Iterator[None]:
     """Keep evaluations out of what the policy counts of its own decisions."""
@@ -231,8 +300,12 @@ def _off_the_record(policy: Policy) -> Iterator[None]:
 
 
 def unit_budget(config: ComparisonConfig, policy: str) -> int:
-    """Return the interactions that ``policy`` learns from: the shared number, or its own larger."""
+    """Return the interactions that ``policy`` learns from: the shared number, or its own larger.
+
+    A drift comes before a budget of its own begins.
+    """
     spec = get_policy_spec(policy)
     if not spec.is_drl:
         return config.interactions
-    return max(config.interactions, config.drl_interactions or spec.budget)
+    own = config.drl_interactions or spec.budget
+    return max(config.interactions, own + (config.drift_at or 0))

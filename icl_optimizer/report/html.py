@@ -16,6 +16,7 @@ from icl_optimizer.report.draw import INSTALL, draw
 from icl_optimizer.report.figures import build_figures
 from icl_optimizer.report.interactive import interactive
 from icl_optimizer.report.loading import Run, load_run
+from icl_optimizer.report.models import failures, models_table
 from icl_optimizer.report.spec import Figure
 from icl_optimizer.report.summary import cost_table, key_table
 from icl_optimizer.report.verdict import verdict
@@ -58,6 +59,8 @@ def write_report(folder: str | Path) -> Path:
             verdict=verdict(run),
             summary=key_table(run),
             costs=cost_table(run),
+            models=models_table(run),
+            failures=failures(run),
             figures=shown,
             settings=_flat(run.config.settings),
             configuration=_configuration(run),

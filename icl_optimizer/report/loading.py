@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -80,10 +80,24 @@ class PolicyExplanation(BaseModel):
     decisions: list[DecisionRow]
 
 
+class ModelRow(BaseModel):
+    """What one policy asked of its language models, over all seeds."""
+
+    decider: dict[str, str]
+    capabilities: dict[str, dict[str, Any]]
+    asked: int
+    invalid: int
+    fallback: int
+    failures: dict[str, int]
+    answered_by: dict[str, int]
+
+
 class Explanations(BaseModel):
     """``explain.json``."""
 
     policies: dict[str, PolicyExplanation] = Field(default_factory=dict)
+    models: dict[str, ModelRow] = Field(default_factory=dict)
+    stopped: list[tuple[str, int, int]] = Field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -97,6 +111,8 @@ class Run:
         summary: The rows of ``summary.csv`` at the training scenario.
         explanations: Per policy, empty without ``explain.json``.
         scenario: The scenario that the policies learned in.
+        models: What each policy asked of language models.
+        stopped: Policy, seed and last evaluation of the units that did not end.
     """
 
     folder: Path
@@ -105,6 +121,8 @@ class Run:
     summary: pd.DataFrame
     explanations: dict[str, PolicyExplanation]
     scenario: str
+    models: dict[str, ModelRow] = field(default_factory=dict)
+    stopped: list[tuple[str, int, int]] = field(default_factory=list)
 
     def rows(self, metric: str, *, split: str = "eval") -> pd.DataFrame:
         """Return the measured values of ``metric`` at the training scenario."""
@@ -137,7 +155,22 @@ def load_run(folder: str | Path) -> Run:
     explanation = path / "explain.json"
     explained = _read_json(explanation, Explanations) if explanation.exists() else Explanations()
     mine = summary[summary["scenario"] == scenario]
-    return Run(path, config, results, mine, explained.policies, scenario)
+    return Run(
+        path,
+        config,
+        results,
+        mine,
+        explained.policies,
+        scenario,
+        explained.models,
+        explained.stopped,
+    )
+
+
+def has_results(folder: Path) -> bool:
+    """Return whether ``folder`` holds at least one evaluation."""
+    path = folder / "results.csv"
+    return path.is_file() and bool((_read_csv(path, RESULT_COLUMNS)["split"] == "eval").any())
 
 
 def parse_scenario(name: str) -> dict[str, str]:

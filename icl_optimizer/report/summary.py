@@ -22,11 +22,18 @@ COSTS = {
     "llm_calls": "LLM calls",
     "llm_cached": "answers from cache",
     "prompt_tokens": "prompt tokens",
+    "completion_tokens": "answer tokens",
+    "cost_usd": "cost, USD",
     "invalid_rate": "invalid answers, share",
     "fallback_rate": "fallbacks, share",
     "decision_ms_p50": "decision p50, ms",
     "decision_ms_p95": "decision p95, ms",
     "train_s": "train, s",
+    "llm_ms_p50": "LLM request p50, ms",
+    "llm_ms_p95": "LLM request p95, ms",
+    "llm_disk_cached": "answers from disk",
+    "llm_retries": "retries",
+    "llm_failures": "failed requests",
 }
 
 

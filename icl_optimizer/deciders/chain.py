@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
-from icl_optimizer.deciders import Answer, Decider, DeciderCounts
+from icl_optimizer.deciders.base import Answer, Decider
 from icl_optimizer.experience import Example
 from icl_optimizer.llm.base import LanguageModel
 from icl_optimizer.llm.chain import ModelChain, combined
@@ -24,22 +24,16 @@ class ChainDecider(Decider):
     Attributes:
         make: Returns the decider of a model.
         answered_by: Queries answered, by name of the model.
+        deciders: Those made so far, by name of the model.
     """
 
     make: Callable[[LanguageModel], Decider] = field(kw_only=True)
     answered_by: Counter[str] = field(default_factory=Counter)
-    _deciders: dict[str, Decider] = field(default_factory=dict)
+    deciders: dict[str, Decider] = field(default_factory=dict)
 
     def prompt(self, examples: Sequence[Example], query: Context) -> str:
         """Return the text that the first model that can be asked is sent."""
         return self._first_possible().prompt(examples, query)
-
-    @property
-    def total(self) -> DeciderCounts:
-        """The counts of all deciders; a query that two of them were asked counts once."""
-        parts = [decider.counts for decider in self._deciders.values()]
-        sums = {f.name: sum(getattr(part, f.name) for part in parts) for f in fields(DeciderCounts)}
-        return DeciderCounts(**sums | {"asked": self.counts.asked})
 
     def _answer(
         self, orders: Sequence[Sequence[Example]], queries: Sequence[Context]
@@ -65,9 +59,9 @@ class ChainDecider(Decider):
         raise combined(failures)
 
     def _decider(self, model: LanguageModel) -> Decider:
-        if model.name not in self._deciders:
-            self._deciders[model.name] = self.make(model)
-        return self._deciders[model.name]
+        if model.name not in self.deciders:
+            self.deciders[model.name] = self.make(model)
+        return self.deciders[model.name]
 
     @property
     def _models(self) -> tuple[LanguageModel, ...]:

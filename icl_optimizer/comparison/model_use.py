@@ -1,0 +1,96 @@
+"""What a policy asked of its language models, how they were asked, and what went wrong."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from icl_optimizer.agent import ICLAgent
+from icl_optimizer.deciders import Decider
+from icl_optimizer.deciders.chain import ChainDecider
+from icl_optimizer.policy import Policy
+
+
+@dataclass
+class ModelUse:
+    """Counts of one policy with one seed, or of several seeds together.
+
+    Attributes:
+        decider: How each model was asked, by its name.
+        capabilities: What was found out about each model, by its name.
+        asked: Distinct queries that a model was to answer.
+        invalid: Answers that named no label.
+        fallback: Queries that experience answered in the model's place.
+        failures: Of those, the queries whose request failed, by kind of failure.
+        answered_by: In a chain, queries answered, by name of the model.
+    """
+
+    decider: dict[str, str] = field(default_factory=dict)
+    capabilities: dict[str, dict[str, Any]] = field(default_factory=dict)
+    asked: int = 0
+    invalid: int = 0
+    fallback: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
+    answered_by: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def invalid_rate(self) -> float:
+        """Share of invalid answers."""
+        return self.invalid / max(self.asked, 1)
+
+    @property
+    def fallback_rate(self) -> float:
+        """Share of queries that experience answered."""
+        return self.fallback / max(self.asked, 1)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return asdict(self) | {
+            "failures": dict(self.failures),
+            "answered_by": dict(self.answered_by),
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> ModelUse:
+        """Return what :meth:`to_json` described."""
+        counters = {key: Counter(data[key]) for key in ("failures", "answered_by")}
+        return cls(**data | counters)
+
+
+def model_use(policy: Policy) -> ModelUse | None:
+    """Return what ``policy`` asked of its models so far; None for one that asks none itself."""
+    if not isinstance(policy, ICLAgent):
+        return None
+    decider = policy.decider
+    parts = decider.deciders if isinstance(decider, ChainDecider) else {decider.model.name: decider}
+    counts = [part.counts for part in parts.values()]
+    return ModelUse(
+        {name: _kind(part) for name, part in parts.items()},
+        {name: asdict(part.model.capabilities) for name, part in parts.items()},
+        policy.asked,
+        sum(c.invalid for c in counts),
+        sum(c.fallback for c in counts) + policy.failures.total(),
+        Counter(policy.failures),
+        Counter(decider.answered_by if isinstance(decider, ChainDecider) else {}),
+    )
+
+
+def together(uses: Iterable[ModelUse]) -> ModelUse:
+    """Return the sum over seeds."""
+    total = ModelUse()
+    for use in uses:
+        total.decider |= use.decider
+        total.capabilities |= use.capabilities
+        total.asked += use.asked
+        total.invalid += use.invalid
+        total.fallback += use.fallback
+        total.failures += use.failures
+        total.answered_by += use.answered_by
+    return total
+
+
+def _kind(decider: Decider) -> str:
+    """Return the decider's name as the option ``decider`` has it."""
+    return type(decider).__name__.removesuffix("Decider").lower()

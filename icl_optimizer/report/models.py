@@ -1,0 +1,71 @@
+"""How the language models were asked, what they could do, and what was done when they failed."""
+
+from __future__ import annotations
+
+from icl_optimizer.report.loading import ModelRow, Run
+from icl_optimizer.report.summary import Table
+
+_DECIDERS = {
+    "auto": "label scores; channel for new words",
+    "score": "label scores",
+    "channel": "noisy channel",
+    "generate": "written answers",
+    "predict": "predicted outcomes",
+}
+_ABILITIES = {
+    "logprobs": "log-probabilities",
+    "likelihoods": "likelihoods",
+    "constrained": "answers held to a list",
+    "embeddings": "embeddings",
+}
+
+
+def models_table(run: Run) -> Table | None:
+    """Return a row for each policy and model that was asked; None where none was."""
+    table = Table(
+        ["policy", "model", "asked for", "the model gives", "queries", "invalid", "by experience"]
+    )
+    for policy, use in run.models.items():
+        for model, decider in use.decider.items():
+            answered = use.answered_by.get(model, use.asked)
+            table.rows.append(
+                [
+                    policy,
+                    model,
+                    _DECIDERS.get(decider, decider),
+                    _abilities(use, model),
+                    f"{answered:,}",
+                    f"{use.invalid:,}",
+                    f"{use.fallback:,}",
+                ]
+            )
+    return table if table.rows else None
+
+
+def failures(run: Run) -> list[str]:
+    """Return a sentence for each policy whose models failed, and for each unit that was stopped."""
+    told = [_told(policy, use) for policy, use in run.models.items() if use.failures]
+    return told + [
+        f"{policy}, seed {seed}, was stopped after the evaluation at {step:,} interactions; the "
+        "tables below leave it out, the curves hold what it had measured. Repeat the command with "
+        "--resume to finish it."
+        for policy, seed, step in run.stopped
+    ]
+
+
+def _told(policy: str, use: ModelRow) -> str:
+    kinds = ", ".join(f"{kind} {count:,}" for kind, count in sorted(use.failures.items()))
+    return (
+        f"{policy}: for {sum(use.failures.values()):,} of {use.asked:,} queries no model answered "
+        f"({kinds}); experience decided in its place."
+    )
+
+
+def _abilities(use: ModelRow, model: str) -> str:
+    found = use.capabilities.get(model, {})
+    texts = [text for key, text in _ABILITIES.items() if found.get(key)]
+    if found.get("top_logprobs"):
+        texts[0] += f" ({found['top_logprobs']} listed)"
+    if found.get("context_size"):
+        texts.append(f"context of {found['context_size']:,} tokens")
+    return ", ".join(texts) or "text alone"
