@@ -13,9 +13,6 @@ if TYPE_CHECKING:
 Ageing = Literal["none", "surprise"]
 AGEINGS: tuple[Ageing, ...] = ("none", "surprise")
 
-ALARM = math.log(1000)
-"""Evidence that raises the alarm: were outcomes exchangeable, once in 1,000 or less by chance."""
-
 COMPARED = 512
 """Earlier outcomes that a new one is compared with."""
 
@@ -39,7 +36,9 @@ class ChangeDetector:
     deviations. Its rank among the earlier ones gives a conformal p-value, evenly distributed
     while nothing changes. Evidence against that is the betting martingale of Vovk et al. with the
     mixture of power bets (*Algorithmic Learning in a Random World*, 2005), which starts anew
-    whenever it has lost (a CUSUM: Volkhonskiy et al. 2017).
+    whenever it has lost (a CUSUM: Volkhonskiy et al. 2017). It raises the alarm when its odds
+    outweigh the experience at stake: with ``n`` outcomes at ``n`` to 1, which by chance alone
+    takes ``n`` more outcomes or longer, on average.
 
     Attributes:
         evidence: Log of what the martingale has won.
@@ -50,6 +49,7 @@ class ChangeDetector:
         """Start without any outcome."""
         self.evidence = 0.0
         self.surprised = False
+        self._outcomes = 0
         self._squares, self._degrees = 0.0, 0
         self._known: deque[float] = deque(maxlen=COMPARED)
         self._waiting: list[float] = []
@@ -58,11 +58,12 @@ class ChangeDetector:
         """Count ``reward`` in ``tally`` and return whether the world has changed."""
         variance = self._variance(tally)
         deviation = abs(reward - tally.mean)
+        self._outcomes += 1
         self._count(reward, tally, variance)
         self.surprised = False
         if variance is not None:
             self._weigh(_strangeness(deviation, variance))
-        return self.evidence >= ALARM
+        return self.surprised and self.evidence >= math.log(self._outcomes)
 
     def _variance(self, tally: Tally) -> float | None:
         """Return the variance of the next reward around its mean; None if not known by now."""
@@ -94,6 +95,7 @@ class ChangeDetector:
         """Return everything as plain JSON values."""
         return {
             "evidence": self.evidence,
+            "outcomes": self._outcomes,
             "squares": self._squares,
             "degrees": self._degrees,
             "known": list(self._known),
@@ -104,7 +106,7 @@ class ChangeDetector:
     def from_json(cls, data: Mapping[str, Any]) -> ChangeDetector:
         """Return the detector that :meth:`to_json` described."""
         detector = cls()
-        detector.evidence = data["evidence"]
+        detector.evidence, detector._outcomes = data["evidence"], data["outcomes"]
         detector._squares, detector._degrees = data["squares"], data["degrees"]
         detector._known.extend(data["known"])
         detector._waiting = list(data["waiting"])

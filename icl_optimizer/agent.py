@@ -242,17 +242,16 @@ class ICLAgent(Policy):
         self.asked += len(new)
         fresh = dict(zip(new, self._answers(examples, new), strict=True))
         for query, answer in fresh.items():
-            # a model that failed may answer the next time
-            if self.config.cache and answer.made_by != "fallback":
-                self._cache[shown, query] = Answer(answer.probabilities, "cache")
+            if self.config.cache and not answer.passing:
+                self._cache[shown, query] = answer.again()
         seconds = (time.perf_counter() - started) / len(contexts)
         tokens = (self.model.usage.prompt_tokens - before) // len(contexts)
         results = []
         for query in queries:
             answer = known.get(query) or fresh[query]
             results.append((answer, seconds, 0 if query in known else tokens))
-            if self.config.cache and answer.made_by != "fallback":
-                known[query] = Answer(answer.probabilities, "cache")
+            if self.config.cache:
+                known[query] = answer.again()
         return results
 
     def _answers(self, examples: list[Example], queries: Sequence[Context]) -> list[Answer]:
@@ -268,13 +267,14 @@ class ICLAgent(Policy):
                 # one that failed must not cost the others their answers
                 return [self._answers(examples, [query])[0] for query in queries]
             self.failures[error.kind] += len(queries)
-            return [self._by_experience(examples, query) for query in queries]
+            passing = error.retryable or error.kind == "open"
+            return [self._by_experience(examples, query, passing=passing) for query in queries]
 
-    def _by_experience(self, examples: list[Example], query: Context) -> Answer:
+    def _by_experience(self, examples: list[Example], query: Context, *, passing: bool) -> Answer:
         """Return the decision of the best matching example, the first label without any."""
         near = nearest_last(examples, query, 1)
         action = near[0].action if near else 0
-        return Answer(tuple(one_hot(action, len(self.problem.labels))), "fallback")
+        return Answer(tuple(one_hot(action, len(self.problem.labels))), "fallback", passing)
 
     def _judged(self, examples: list[Example], queries: Sequence[Context]) -> list[Answer]:
         """Ask the decider; a prompt that does not fit loses its least relevant examples."""

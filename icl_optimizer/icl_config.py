@@ -7,7 +7,6 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from icl_optimizer.ageing import Ageing
-from icl_optimizer.deciders.chain import ChainDecider
 from icl_optimizer.deciders import (
     AutoDecider,
     Calibration,
@@ -15,6 +14,7 @@ from icl_optimizer.deciders import (
     Constrain,
     Decider,
     GenerateDecider,
+    ListedDecider,
     Permutation,
     PermutedDecider,
     PredictDecider,
@@ -22,11 +22,13 @@ from icl_optimizer.deciders import (
     Style,
     namings,
 )
+from icl_optimizer.deciders.chain import ChainDecider
 from icl_optimizer.errors import ConfigurationError
 from icl_optimizer.experience import Replay
 from icl_optimizer.exploration import Exploration
 from icl_optimizer.llm.base import LanguageModel
 from icl_optimizer.llm.chain import ModelChain
+from icl_optimizer.llm.wrapper import unwrapped
 from icl_optimizer.prompting import PromptBuilder
 from icl_optimizer.selection import Order
 
@@ -119,8 +121,13 @@ def make_decider(config: ICLConfig, model: LanguageModel, builder: PromptBuilder
     Raises:
         ConfigurationError: The model cannot do what is asked for.
     """
-    if isinstance(model, ModelChain):
-        return ChainDecider(model, builder, make=lambda m: make_decider(config, m, builder))
+    if isinstance(model, ModelChain) or unwrapped(model).remote:
+        # what such a model can do is not known before it is asked
+        return ChainDecider(model, builder, make=lambda m: _decider_of(config, m, builder))
+    return _decider_of(config, model, builder)
+
+
+def _decider_of(config: ICLConfig, model: LanguageModel, builder: PromptBuilder) -> Decider:
     kind = _possible(model) if config.decider == "auto" else config.decider
     if kind == "generate":
         return GenerateDecider(model, builder, constrain=config.constrain, style=config.style)
@@ -133,6 +140,9 @@ def make_decider(config: ICLConfig, model: LanguageModel, builder: PromptBuilder
         return PredictDecider(model, builder, passes=config.passes)
     if kind == "channel":
         return _channel(config, model, builder, config.passes)
+    if kind == "score" and config.decider == "auto":
+        writer = GenerateDecider(model, builder, constrain="first", style=config.style)
+        return ListedDecider(model, builder, score=_score(config, model, builder), writer=writer)
     if kind == "score":
         return _score(config, model, builder)
     return AutoDecider(

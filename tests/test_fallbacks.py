@@ -12,6 +12,7 @@ from tiny_policies import ANSWERS, SITUATIONS, random_log
 from tiny_prompts import CopyNearest, write_templates
 
 from icl_optimizer.agent import ICLAgent, ICLConfig
+from icl_optimizer.comparison.model_use import model_use
 from icl_optimizer.deciders.chain import ChainDecider
 from icl_optimizer.errors import ConfigurationError, FailureKind, ModelError
 from icl_optimizer.llm import Capabilities, FunctionLLM, ScriptedLLM
@@ -198,3 +199,42 @@ def test_capabilities_without_an_answer_are_an_error() -> None:
     silent._capabilities = None
     with pytest.raises(ModelError, match="nobody there"):
         _ = silent.capabilities
+
+
+def test_a_model_that_lists_no_label_is_asked_to_write(prompts: Path) -> None:
+    class Unlisted(CopyNearest):
+        remote = True
+
+        def _score(self, prompts: list[str], labels: list[str]) -> Any:
+            raise ModelError("none of the labels is listed", "answer")
+
+    config = ICLConfig(calibration="none")
+    policy = ICLAgent(PROBLEM, Unlisted(), config, prompts=prompts).learn_from(random_log())
+    assert [d.action for d in policy.decide(SITUATIONS)] == list(ANSWERS)
+    use = model_use(policy)
+    assert use is not None
+    assert use.decider == {"function": "generate"}
+    assert (use.invalid, use.fallback, use.failures) == (0, 0, {})
+
+
+def test_an_answer_that_will_not_change_is_asked_for_once(prompts: Path) -> None:
+    model = Failing(always=True, kind="answer")
+    policy = agent(prompts, model)
+    made_by = [policy.decide(SITUATIONS[:1])[0].made_by for _ in range(3)]
+    assert made_by == ["fallback"] * 3
+    assert model.asked == 1
+
+
+def test_a_remote_model_is_not_asked_before_the_first_decision(prompts: Path) -> None:
+    class Far(CopyNearest):
+        remote = True
+
+        def _probe(self) -> Capabilities:
+            raise ModelError("nobody there", "connection")
+
+    far = Far()
+    far._capabilities = None
+    config = ICLConfig(calibration="none")
+    policy = ICLAgent(PROBLEM, far, config, prompts=prompts).learn_from(random_log())
+    assert [d.action for d in policy.decide(SITUATIONS)] == list(ANSWERS)
+    assert policy.failures["connection"] == 3

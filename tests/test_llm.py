@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,8 @@ import pytest
 from icl_optimizer.errors import ConfigurationError
 from icl_optimizer.llm import LlamaCpp, PromptTooLongError, load_llm, native
 from icl_optimizer.llm.doctor import diagnose
+from icl_optimizer.llm.llamacpp import _file_identity
+from icl_optimizer.studies.ollama_server import serve_ollama
 
 pytestmark = pytest.mark.llm
 
@@ -185,20 +189,120 @@ def test_a_bad_file_is_a_clear_error(tmp_path_factory: pytest.TempPathFactory) -
         LlamaCpp(file)
 
 
-def test_an_openai_client_gets_the_same_answers(model: LlamaCpp, address: str) -> None:
-    question = "Which letter comes first in the alphabet, A or B? Reply with A or B only."
-    template = (
+def template(question: str) -> str:
+    return (
         "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face"
         f"<|im_end|>\n<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
     )
-    remote = load_llm(f"openai:smollm2@{address}", max_retries=0)
-    scores = remote.score([question], ["A", "B"])
-    assert scores == pytest.approx(model.score([template], ["A", "B"]), abs=0.3)
-    assert remote.usage.prompt_tokens == model.count_tokens(template)
-    assert (remote.usage.calls, remote.usage.completion_tokens) == (1, 1)
-    text = remote.generate([question], max_tokens=5)[0]
-    assert text == model.chat([{"role": "user", "content": question}], max_tokens=5)
-    assert remote.generate([question], choices=["A", "B"])[0] in ("A", "B")
+
+
+QUESTION = "Which letter comes first in the alphabet, A or B? Reply with A or B only."
+ASKED = [{"role": "user", "content": QUESTION}]
+
+
+def test_the_template_ends_where_the_reply_starts(model: LlamaCpp) -> None:
+    assert model.apply_template(ASKED) == template(QUESTION)
+    turns = [*ASKED, {"role": "assistant", "content": "A"}, {"role": "user", "content": "Sure?"}]
+    text = model.apply_template(turns)
+    assert text.startswith(template(QUESTION) + "A<|im_end|>")
+    assert model.generate([text], max_tokens=4)[0] == model.chat(turns, max_tokens=4)
+    with pytest.raises(ConfigurationError, match="at least one message"):
+        model.apply_template([])
+
+
+def test_a_server_gives_what_the_embedded_model_gives(address: str) -> None:
+    prompts = [decision("coding"), decision("small talk")]
+    labels = [*LABELS, " strawberry"]
+    texts = [" offload", " local\n\nTask:"]
+    with LlamaCpp(context_size=1024) as here, load_llm(f"openai:tiny@{address}") as there:
+        here.reset()
+        there.score(prompts[-1:], labels)
+        for same in (here, there):  # both start from the same prefix
+            same.score(["Something else."], labels)
+        np.testing.assert_allclose(here.score(prompts, labels), there.score(prompts, labels))
+        np.testing.assert_allclose(
+            here.likelihood(prompts, texts), there.likelihood(prompts, texts), atol=0.2
+        )
+        for choices in (["left", "right"], None):
+            assert here.generate(prompts, 3, choices) == there.generate(prompts, 3, choices)
+        assert here.chat(ASKED, 3) == there.chat(ASKED, 3)
+        assert here.count_tokens(prompts[0]) == there.count_tokens(prompts[0])
+        assert there.apply_template(ASKED) == template(QUESTION)  # type: ignore[attr-defined]
+        known, found = here.capabilities, there.capabilities
+        assert (found.logprobs, found.likelihoods, found.constrained) == (True, True, True)
+        assert found.context_size == known.context_size == 1024
+        assert not found.embeddings  # this server was not started for them
+        with pytest.raises(PromptTooLongError):
+            there.score(["word " * 1100], LABELS)
+        with pytest.raises(ConfigurationError, match="both start with the token"):
+            there.score(prompts, [" offload", " off"])
+
+
+def test_an_openai_client_gets_the_same_answers(model: LlamaCpp, address: str) -> None:
+    remote = load_llm(f"openai:smollm2@{address}?endpoint=chat")
+    assert (remote.capabilities.top_logprobs, remote.capabilities.constrained) == (20, True)
+    before = remote.usage.snapshot()
+    scores = remote.score([QUESTION], ["A", "B"])
+    assert scores == pytest.approx(model.score([template(QUESTION)], ["A", "B"]), abs=0.3)
+    used = remote.usage - before
+    assert used.prompt_tokens == model.count_tokens(template(QUESTION))
+    assert (used.calls, used.completion_tokens) == (1, 1)
+    assert remote.generate([QUESTION], max_tokens=5)[0] == model.chat(ASKED, max_tokens=5)
+    assert remote.generate([QUESTION], choices=["A", "B"])[0] in ("A", "B")
+
+
+def test_ollamas_format_gets_the_same_answers(model: LlamaCpp) -> None:
+    with serve_ollama(model) as url:
+        remote = load_llm(f"ollama:smollm2?base_url={url}")
+        scores = remote.score([QUESTION], ["A", "B"])
+        assert scores == pytest.approx(model.score([template(QUESTION)], ["A", "B"]), abs=0.3)
+        assert remote.generate([QUESTION], max_tokens=5)[0] == model.chat(ASKED, max_tokens=5)
+        assert remote.generate([QUESTION], choices=["A", "B"])[0] in ("A", "B")
+        assert remote.capabilities.context_size == 1024
+
+
+def test_sampling_follows_the_parameters(model: LlamaCpp) -> None:
+    def texts(query: str) -> list[str]:
+        with load_llm(f"llamacpp?context_size=1024&{query}") as other:
+            return other.generate(["Once upon a time"], max_tokens=4)
+
+    assert texts("temperature=2&top_p=0.0001") == texts("temperature=0")
+    warm = texts("temperature=2&seed=5")
+    assert texts("temperature=2&seed=5") == warm != texts("temperature=2&seed=6")
+    with load_llm("llamacpp?context_size=1024&repeat_penalty=5") as other:
+        prompt = decision("coding") + " offload, offload, offload,"
+        plain, penalised = (m.generate([prompt], max_tokens=2)[0] for m in (model, other))
+        assert plain.startswith(" off")
+        assert not penalised.startswith(" off")
+        np.testing.assert_allclose(other.score([prompt], LABELS), model.score([prompt], LABELS))
+
+
+def test_an_identity_names_the_weights_and_what_changes_answers(
+    model: LlamaCpp, tmp_path: Path
+) -> None:
+    def identity(query: str) -> str:
+        with load_llm(f"llamacpp?context_size=1024&{query}") as other:
+            return json.dumps(other.identity, sort_keys=True)
+
+    known = json.dumps(model.identity, sort_keys=True)
+    assert identity("threads=1&cache_mib=100") == known
+    assert identity("seed=1") != known != identity("logprobs=false")
+    assert "/" not in known  # the same file elsewhere is the same model
+    digests = set()
+    for content in (b"x" * 3_000_000, b"x" * 3_000_001, b"x" * 2_999_999 + b"y"):
+        file = tmp_path / f"{len(digests)}.gguf"
+        file.write_bytes(content)
+        digests.add(_file_identity(file)["sha256_of_ends"])
+    assert len(digests) == 3
+
+
+def test_a_model_told_to_write_only_does_not_score() -> None:
+    with load_llm("llamacpp?logprobs=false&context_size=1024") as model:
+        assert not model.capabilities.logprobs
+        assert not model.capabilities.likelihoods
+        assert model.generate([decision("coding")], choices=["local", "offload"])
+        with pytest.raises(ConfigurationError, match="cannot give log-probabilities"):
+            model.score([decision("coding")], LABELS)
 
 
 def test_the_private_port_wants_its_key_and_the_served_one_closes(model: LlamaCpp) -> None:
@@ -230,7 +334,10 @@ def test_the_package_imports_nothing_heavy() -> None:
 
 
 def test_the_doctor_runs_the_model() -> None:
-    findings = {finding.name: finding for finding in diagnose()}
+    spec = "llamacpp?context_size=1024"
+    findings = {finding.name: finding for finding in diagnose([spec])}
+    told = "label scores, likelihoods, held to labels, embeddings, context 1024"
+    assert findings[spec].detail.endswith(told)
     assert findings["embedded model"].ok, findings["embedded model"].detail
     assert findings["embedded weights"].detail.startswith("SmolLM2-135M-Instruct.Q4_1.gguf, 98")
     assert all(finding.ok for finding in findings.values() if finding.required)

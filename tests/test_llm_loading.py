@@ -55,6 +55,8 @@ def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
         ("ollama:m?seed", "malformed parameters; write"),
         ("openai:m,ollama:m", "has a comma"),
         ("openai:m@http://h:port/v1", "no valid URL"),
+        ("openai:m@http://h/v1?endpoint=chat&repeat_penalty=2", "honour .*'repeat_penalty'"),
+        ("openai:m@http://h/v1?endpoint=completions&verbosity=low", "honour .*'verbosity'"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_starts(spec: str, message: str) -> None:

@@ -18,7 +18,6 @@ import pytest
 from icl_optimizer.errors import ConfigurationError, MissingDependencyError
 from icl_optimizer.llm import (
     FunctionLLM,
-    LangChainModel,
     LanguageModel,
     LlamaCpp,
     ModelError,
@@ -157,7 +156,6 @@ def test_loading_checks_parameters_and_secrets(monkeypatch: pytest.MonkeyPatch) 
         load_llm("openai:gpt-4o")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     model = load_llm("openai:gpt-4o", timeout=3, concurrency=2)
-    assert model.capabilities.logprobs
     assert repr(model) == "LangChainModel('openai:gpt-4o')"
     script = ScriptedLLM([])
     assert load_llm(script) is script
@@ -186,27 +184,6 @@ def test_providers_of_other_packages_plug_in(monkeypatch: pytest.MonkeyPatch) ->
 
 def echo(model: str) -> LanguageModel:
     return ScriptedLLM([model])
-
-
-def test_other_langchain_providers_need_langchain(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(
-        MissingDependencyError, match="pip install langchain langchain-google-genai"
-    ):
-        validate_spec("google_genai:gemini")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name and found("json"))
-    from langchain_core.language_models import FakeListChatModel
-
-    module = types.ModuleType("langchain.chat_models")
-    module.init_chat_model = (  # type: ignore[attr-defined]
-        lambda spec, temperature: FakeListChatModel(responses=[f"{spec} {temperature}"])
-    )
-    monkeypatch.setitem(sys.modules, "langchain", types.ModuleType("langchain"))
-    monkeypatch.setitem(sys.modules, "langchain.chat_models", module)
-    model = load_llm("anthropic:claude")
-    assert isinstance(model, LangChainModel)
-    assert model.generate(["x"]) == ["anthropic:claude 0.0"]
 
 
 def test_missing_weights_name_the_command(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from icl_optimizer.agent import ICLAgent
-from icl_optimizer.deciders import Decider
+from icl_optimizer.deciders import Decider, ListedDecider
 from icl_optimizer.deciders.chain import ChainDecider
 from icl_optimizer.policy import Policy
 
@@ -93,4 +93,6 @@ def together(uses: Iterable[ModelUse]) -> ModelUse:
 
 def _kind(decider: Decider) -> str:
     """Return the decider's name as the option ``decider`` has it."""
+    if isinstance(decider, ListedDecider):
+        return _kind(decider.now)
     return type(decider).__name__.removesuffix("Decider").lower()

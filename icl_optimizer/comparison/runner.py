@@ -11,12 +11,13 @@ from pydantic import ValidationError
 from icl_optimizer.comparison.config import ComparisonConfig
 from icl_optimizer.comparison.store import RunStore
 from icl_optimizer.comparison.unit import Unit, UnitResult, unit_budget
+from icl_optimizer.deciders.chain import ChainDecider
 from icl_optimizer.environments.registry import get_spec, make
 from icl_optimizer.errors import ConfigurationError, invalid_fields
 from icl_optimizer.llm.base import LanguageModel
 from icl_optimizer.llm.guard import GuardOptions, guard
 from icl_optimizer.llm.opening import open_llm, validate_chain
-from icl_optimizer.policies import get_policy_spec, options_of
+from icl_optimizer.policies import get_policy_spec, make_policy, options_of
 from icl_optimizer.prompting import PromptBuilder
 from icl_optimizer.rollout import progress
 
@@ -112,10 +113,8 @@ def _run_here(
     needs_llm = any(get_policy_spec(policy).needs_llm for policy, _ in work)
     if needs_llm:
         model = open_llm(config.llm, access) if model is None else guard(model, access)
-    if needs_llm and model is not None and model.capabilities.logprobs:
-        # known only once the model's tokens are; before the first policy learns
-        problem = make(config.environment, 1, **config.settings).problem
-        model.check_labels([f" {label}" for label in problem.labels])
+    if model is not None:
+        _check_model(config, model, {policy for policy, _ in work})
     for policy, seed in work:
         unit = Unit(config, policy, seed, model, access.prices)
         try:
@@ -124,6 +123,27 @@ def _run_here(
             # whatever stopped it, an interrupt included: what it had measured is kept
             store.keep_partial(policy, seed, unit.result)
             raise
+
+
+def _check_model(config: ComparisonConfig, model: LanguageModel, policies: set[str]) -> None:
+    """Ask the model once what it can do, before the first policy learns.
+
+    Raises:
+        ConfigurationError: It cannot do what a policy asks of it, or tell the labels apart.
+        ModelError: It does not answer.
+    """
+    asking = [policy for policy in policies if get_policy_spec(policy).needs_llm]
+    if not asking:
+        return
+    problem = make(config.environment, 1, **config.settings).problem
+    if model.capabilities.logprobs:
+        # known only once the model's tokens are
+        model.check_labels([f" {label}" for label in problem.labels])
+    for name in asking:
+        policy = make_policy(name, problem, model=model, prompts=config.prompts, options=config.icl)
+        decider = getattr(policy, "decider", None)
+        if isinstance(decider, ChainDecider):
+            decider.prepare()
 
 
 def _run_parallel(

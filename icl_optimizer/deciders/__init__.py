@@ -4,6 +4,7 @@ from icl_optimizer.deciders.auto import AutoDecider
 from icl_optimizer.deciders.base import Answer, Decider, DeciderCounts
 from icl_optimizer.deciders.channel import ChannelDecider
 from icl_optimizer.deciders.generate import Constrain, GenerateDecider
+from icl_optimizer.deciders.listed import ListedDecider
 from icl_optimizer.deciders.permute import Permutation, PermutedDecider, namings
 from icl_optimizer.deciders.predict import PredictDecider
 from icl_optimizer.deciders.score import CALIBRATIONS, Calibration, ScoreDecider
@@ -20,6 +21,7 @@ __all__ = [
     "Decider",
     "DeciderCounts",
     "GenerateDecider",
+    "ListedDecider",
     "Permutation",
     "PermutedDecider",
     "PredictDecider",

@@ -25,10 +25,16 @@ class Answer:
     Attributes:
         probabilities: Probability of each label.
         made_by: ``llm``, or ``fallback`` when the model gave no usable answer.
+        passing: Whether asking again may bring another answer, so that this one is not kept.
     """
 
     probabilities: tuple[float, ...]
     made_by: MadeBy = "llm"
+    passing: bool = False
+
+    def again(self) -> Answer:
+        """Return the answer as a cache gives it; a fallback stays one."""
+        return self if self.made_by == "fallback" else Answer(self.probabilities, "cache")
 
 
 @dataclass

@@ -16,7 +16,7 @@ from icl_optimizer.problem import Context
 
 @dataclass
 class ChainDecider(Decider):
-    """Asks the models of a chain in order until one answers.
+    """Asks the models of a chain in order until one answers; a single model is a chain of one.
 
     Each gets the decider that suits it, made when it is first asked: what a model can do is not
     known before, and one that is never needed is never asked.
@@ -30,6 +30,15 @@ class ChainDecider(Decider):
     make: Callable[[LanguageModel], Decider] = field(kw_only=True)
     answered_by: Counter[str] = field(default_factory=Counter)
     deciders: dict[str, Decider] = field(default_factory=dict)
+
+    def prepare(self) -> None:
+        """Find out now what the first model that answers can do.
+
+        Raises:
+            ConfigurationError: It cannot do what is asked of it.
+            ModelError: No model answers.
+        """
+        self._first_possible()
 
     def prompt(self, examples: Sequence[Example], query: Context) -> str:
         """Return the text that the first model that can be asked is sent."""
@@ -65,5 +74,4 @@ class ChainDecider(Decider):
 
     @property
     def _models(self) -> tuple[LanguageModel, ...]:
-        assert isinstance(self.model, ModelChain), "made for chains alone"
-        return self.model.models
+        return self.model.models if isinstance(self.model, ModelChain) else (self.model,)

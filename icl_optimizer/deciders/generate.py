@@ -62,7 +62,9 @@ class GenerateDecider(Decider):
         """Return the answer held to the labels, None where even that gives none of them."""
         try:
             (text,) = self.model.generate([prompt], choices=self.builder.problem.labels)
-        except ModelError:
+        except ModelError as error:
+            if error.kind != "answer":
+                raise
             return None
         return self.parse(text)
 

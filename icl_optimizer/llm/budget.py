@@ -107,8 +107,8 @@ class Budget:
         if self.max_calls is not None and self._calls + calls > self.max_calls:
             raise BudgetError(
                 f"the budget is {self.max_calls} requests: {self._calls} were sent, and {calls} "
-                "more do not fit. What was finished is kept; --resume goes on from there with a budget "
-                "of its own."
+                "more do not fit. What was finished is kept; --resume goes on from there with a "
+                "budget of its own."
             )
         under_way = self._spent + self._held
         if self.max_cost is not None and under_way + cost > self.max_cost:

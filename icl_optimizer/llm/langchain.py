@@ -95,23 +95,6 @@ class LangChainModel(LanguageModel):
         """
         return -(-len(text) // 4)
 
-    def listed(self, prompt: str, top: int) -> list[Alternative]:
-        """Return the alternatives of the first token of the answer; empty when there are none.
-
-        Args:
-            prompt: The prompt.
-            top: How many to ask for.
-        """
-        return self._alternatives([prompt], top)[0]
-
-    def held_to(self, prompt: str, choices: list[str]) -> str:
-        """Return the answer to a request with the schema of ``choices``, whatever it is."""
-        return self._held([prompt], choices)[0]
-
-    def written(self, prompt: str) -> str:
-        """Return a free answer of one token."""
-        return _text(self._batch(self._limited(1), [prompt])[0])
-
     def _probe(self) -> Capabilities:
         with self._probing:  # threads that look at the same time ask once
             if self._found is None:
@@ -119,7 +102,7 @@ class LangChainModel(LanguageModel):
             return self._found
 
     def _find_capabilities(self) -> Capabilities:
-        top, constrained = probe(self, self._may_list, self._may_take_schema)
+        top, constrained = probe(_Questions(self), self._may_list, self._may_take_schema)
         asked = self._may_list or self._may_take_schema
         if self._context is None and asked:
             self._context = known_context(self._model)
@@ -165,9 +148,11 @@ class LangChainModel(LanguageModel):
         model = self._limited(room).with_structured_output(schema(choices), include_raw=True)
         texts = []
         for answer in self._batch(model, prompts):
-            parsed = answer["parsed"]
-            found = parsed.get("answer") if isinstance(parsed, Mapping) else None
-            texts.append(_text(answer["raw"]).strip() if found is None else str(found))
+            text, parsed = _text(answer["raw"]).strip(), answer["parsed"]
+            # LangChain completes JSON that was cut short
+            whole = isinstance(parsed, Mapping) and not _is_cut_short(text)
+            found = parsed.get("answer") if whole else None
+            texts.append(text if found is None else str(found))
         return texts
 
     def _choice(self, text: str, choices: list[str]) -> str:
@@ -241,6 +226,22 @@ class LangChainModel(LanguageModel):
                 raise ModelError(f"'{self.name}' sent an answer cut short.", "malformed")
 
 
+class _Questions:
+    """How the probe asks a model."""
+
+    def __init__(self, model: LangChainModel) -> None:
+        self._model = model
+
+    def listed(self, prompt: str, top: int) -> list[Alternative]:
+        return self._model._alternatives([prompt], top)[0]
+
+    def held_to(self, prompt: str, choices: list[str]) -> str:
+        return self._model._held([prompt], choices)[0]
+
+    def written(self, prompt: str) -> str:
+        return _text(self._model._batch(self._model._limited(1), [prompt])[0])
+
+
 def _raise(error: Exception) -> NoReturn:
     raise error
 
@@ -274,6 +275,16 @@ def _pair(message: Message) -> tuple[str, str]:
 
 def _text(answer: Any) -> str:
     return answer if isinstance(answer, str) else str(answer.text)
+
+
+def _is_cut_short(text: str) -> bool:
+    if not text.startswith("{"):
+        return False  # from the arguments of a tool call
+    try:
+        json.loads(text)
+    except ValueError:
+        return True
+    return False
 
 
 def _shown(text: str) -> str:

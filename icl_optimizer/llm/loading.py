@@ -16,7 +16,7 @@ from icl_optimizer.errors import ConfigurationError, MissingDependencyError, unk
 from icl_optimizer.llm.base import LanguageModel
 from icl_optimizer.llm.langchain import LangChainModel
 from icl_optimizer.llm.llamacpp import LlamaCpp
-from icl_optimizer.llm.openai_server import OpenAIServer
+from icl_optimizer.llm.openai_server import OpenAIServer, check_endpoint
 from icl_optimizer.llm.parameters import COMMON, TIMEOUT_S, Parameters, Settings, read_parameters
 from icl_optimizer.llm.providers import (
     CLASSES,
@@ -132,7 +132,10 @@ def _checked(spec: str, params: dict[str, Any]) -> tuple[Spec, Settings]:
             f"the LLM '{parsed.base}' names no model; write '{parsed.provider}:MODEL'."
         )
     allowed = _parameters(parsed, {*parsed.query, *params})
-    return parsed, read_parameters(parsed.query, params, allowed)
+    settings = read_parameters(parsed.query, params, allowed)
+    if parsed.url:
+        check_endpoint(parsed.base, settings, settings.own.get("endpoint"))
+    return parsed, settings
 
 
 def _check_llamacpp(spec: Spec) -> None:

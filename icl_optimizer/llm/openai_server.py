@@ -24,6 +24,26 @@ _COMPLETIONS_ONLY = ("repeat_penalty", "reuse_prefix")
 _FOR_BOTH = ("extra_body", "presence_penalty", "frequency_penalty", "endpoint", "reuse_prefix")
 
 
+def check_endpoint(name: str, settings: Settings, endpoint: Endpoint | None) -> None:
+    """Raise ConfigurationError for a parameter that only the other endpoint takes.
+
+    Args:
+        name: The model, for the message.
+        settings: Its parameters.
+        endpoint: The one in use: completions for llama.cpp, chat for others; None if not known.
+    """
+    taken = {
+        "completions": settings.own.keys() - set(_FOR_BOTH),
+        "chat": settings.given & set(_COMPLETIONS_ONLY),
+    }
+    for parameter in sorted(taken.get(endpoint or "", ())):
+        server = "a llama.cpp server" if endpoint == "completions" else "the chat endpoint"
+        raise ConfigurationError(
+            f"the LLM '{name}' cannot honour the parameter '{parameter}': {server} does not take "
+            "it from OpenAI's client. A name of the server's own goes into extra_body."
+        )
+
+
 class OpenAIServer(LanguageModel):
     """An OpenAI-compatible server: llama.cpp's by its completion requests, others by chat.
 
@@ -88,29 +108,18 @@ class OpenAIServer(LanguageModel):
     def _detected(self) -> LanguageModel:
         endpoint: Endpoint | None = self._settings.own.get("endpoint")
         if endpoint == "chat":
-            return self._chat_model("endpoint=chat was given")
+            return self._make_chat()
         server = self._llama_server()
         if server.answers_like_llamacpp():
-            self._refuse(self._settings.own.keys() - set(_FOR_BOTH), "chat", "llama.cpp answers")
+            check_endpoint(self.name, self._settings, "completions")
             return server
         if endpoint == "completions":
             raise ConfigurationError(
                 f"the LLM '{self.name}' has endpoint=completions, but '{self._spec.url}' does not "
                 "answer like a llama.cpp server. Leave the endpoint out, or start one."
             )
-        return self._chat_model("its server is not llama.cpp's")
-
-    def _chat_model(self, why: str) -> LangChainModel:
-        self._refuse(self._settings.given & set(_COMPLETIONS_ONLY), "completions", why)
+        check_endpoint(self.name, self._settings, "chat")
         return self._make_chat()
-
-    def _refuse(self, names: set[str] | frozenset[str], endpoint: Endpoint, why: str) -> None:
-        for name in sorted(names):
-            raise ConfigurationError(
-                f"the LLM '{self.name}' cannot honour the parameter '{name}': {why}, and it is "
-                f"known to endpoint={endpoint} only. A name of the server's own goes into "
-                "extra_body."
-            )
 
     def _llama_server(self) -> LlamaServer:
         common, own = self._settings.common, self._settings.own

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 from icl_optimizer.llm.errors import ModelError
 from icl_optimizer.llm.first_token import Alternative
 from icl_optimizer.llm.provider_errors import call_provider
+
+T = TypeVar("T")
 
 MOST = 20
 """The most alternatives that OpenAI and Ollama list."""
@@ -49,28 +52,24 @@ def probe(model: Questions, may_list: bool, may_take_schema: bool) -> tuple[int 
     Raises:
         ModelError: It does not answer, not even a plain question.
     """
-    top = _alternatives(model) if may_list else None
-    held = may_take_schema and _honours_schema(model)
-    if (may_list or may_take_schema) and top is None and not held:
+    counted = _count_listed(model) if may_list else None
+    held = _unless_refused(lambda: model.held_to(_FRUIT, _OTHER_FRUIT)) if may_take_schema else None
+    if (may_list or may_take_schema) and counted is None and held is None:
         # Perhaps it refuses everything, for example because there is no such model.
         model.written(_LETTERS)
-    return top, held
+    # One alternative is the answer itself and says nothing about the others.
+    return counted if counted and counted > 1 else None, held in _OTHER_FRUIT
 
 
-def _alternatives(model: Questions) -> int | None:
+def _count_listed(model: Questions) -> int | None:
     for top in (MOST, _FEWER):
-        found = _unless_refused(lambda top=top: len(model.listed(_LETTERS, top)))  # type: ignore[misc]
-        if found is not None:
-            # One alternative is the answer itself and says nothing about the others.
-            return found if found > 1 else None
+        listed = _unless_refused(partial(model.listed, _LETTERS, top))
+        if listed is not None:
+            return len(listed)
     return None
 
 
-def _honours_schema(model: Questions) -> bool:
-    return _unless_refused(lambda: model.held_to(_FRUIT, _OTHER_FRUIT)) in _OTHER_FRUIT
-
-
-def _unless_refused(ask: Callable[[], Any]) -> Any:
+def _unless_refused(ask: Callable[[], T]) -> T | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # clients warn of what the model cannot do
