@@ -16,7 +16,7 @@ AGEINGS: tuple[Ageing, ...] = ("none", "surprise")
 COMPARED = 512
 """Earlier outcomes that a new one is compared with."""
 
-DEGREES = 8
+DEGREES = 4
 """Outcomes of known decisions before the spread of rewards is taken as known."""
 
 PRIOR = 2.0
@@ -34,14 +34,15 @@ class ChangeDetector:
 
     How strange a reward is: its deviation from the mean of its context and decision, in standard
     deviations. Its rank among the earlier ones gives a conformal p-value, evenly distributed
-    while nothing changes. Evidence against that is the betting martingale of Vovk et al. with the
-    mixture of power bets (*Algorithmic Learning in a Random World*, 2005), which starts anew
-    whenever it has lost (a CUSUM: Volkhonskiy et al. 2017). It raises the alarm when its odds
-    outweigh the experience at stake: with ``n`` outcomes at ``n`` to 1, which by chance alone
-    takes ``n`` more outcomes or longer, on average.
+    while nothing changes. Bets against that (the simple mixture of Vovk, Nouretdinov and Gammerman,
+    "Testing exchangeability on-line", 2003) win while something has changed; they start anew
+    whenever what they won is lost (a CUSUM, as in Volkhonskiy et al., "Inductive conformal
+    martingales for change-point detection", 2017). The alarm is raised when the odds outweigh the
+    experience at stake: after ``n`` outcomes at ``n`` to 1, which by chance alone takes ``n``
+    outcomes or more, on average.
 
     Attributes:
-        evidence: Log of what the martingale has won.
+        evidence: Log of what the bets have won, 0 or more.
         surprised: Whether the last outcome spoke for a change.
     """
 

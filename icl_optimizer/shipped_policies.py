@@ -26,6 +26,8 @@ ICL_PRESETS: dict[str, ICLConfig] = {
     "icl-paper": ICLConfig(
         replay="prioritized", exploration=Exploration(try_all_first=False), select_keywords=False
     ),
+    "icl-predict": ICLConfig(decider="predict"),
+    "icl-guided": ICLConfig(layout="guided"),
 }
 
 
@@ -156,6 +158,8 @@ SHIPPED = (
     _icl("icl-latest", "in-context learning, latest experience alone (Zhou et al., baseline 1)"),
     _icl("icl-greedy", "in-context learning without exploration (Zhou et al., baseline 2)"),
     _icl("icl-paper", "in-context learning, replay and exploration as in Zhou et al."),
+    _icl("icl-predict", "in-context prediction of each decision's outcome, a rule takes the best"),
+    _icl("icl-guided", "in-context learning, guided by means, counts and confidence (EVOLvE)"),
     _drl("dqn", "deep Q-learning, common settings", 2000),
     _drl("dqn-tuned", "deep Q-learning, tuned to need few decisions", 500),
     _drl("ppo", "proximal policy optimisation, common settings", 4000, num_envs=8),

@@ -253,7 +253,13 @@ def test_an_openai_client_gets_the_same_answers(model: LlamaCpp, address: str) -
 
 def test_ollamas_format_gets_the_same_answers(model: LlamaCpp) -> None:
     with serve_ollama(model) as url:
-        remote = load_llm(f"ollama:smollm2?base_url={url}")
+        plain = load_llm(f"ollama:smollm2?base_url={url}")
+        prompt = decision("coding")
+        assert plain.score([prompt], LABELS) == pytest.approx(
+            model.score([prompt], LABELS), abs=0.3
+        )
+        assert plain.generate([prompt], max_tokens=2) == model.generate([prompt], max_tokens=2)
+        remote = load_llm(f"ollama:smollm2?base_url={url}&endpoint=chat")
         scores = remote.score([QUESTION], ["A", "B"])
         assert scores == pytest.approx(model.score([template(QUESTION)], ["A", "B"]), abs=0.3)
         assert remote.generate([QUESTION], max_tokens=5)[0] == model.chat(ASKED, max_tokens=5)

@@ -21,7 +21,7 @@ from icl_optimizer.llm.provider_errors import retry_after
 from icl_optimizer.llm.redaction import redact
 
 KEY = "sk-very-secret-0123456789"
-CLIENTS = ("openai", "ollama", "llama.cpp")
+CLIENTS = ("openai", "ollama", "ollama chat", "llama.cpp")
 LABELS = ["A", "B"]
 
 
@@ -34,6 +34,8 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
 def client(kind: str, url: str, query: str = "timeout=20") -> LanguageModel:
     if kind == "ollama":
         return load_llm(f"ollama:tiny?base_url={url}&{query}")
+    if kind == "ollama chat":
+        return load_llm(f"ollama:tiny?base_url={url}&endpoint=chat&{query}")
     if kind == "openai":
         return load_llm(f"openai:tiny@{url}/v1?endpoint=chat&{query}")
     return load_llm(f"openai:tiny@{url}/v1?{query}")
@@ -42,7 +44,8 @@ def client(kind: str, url: str, query: str = "timeout=20") -> LanguageModel:
 def ollama_reply(content: str = "A", done: bool = True) -> Reply:
     stamp = {"model": "tiny", "created_at": "2025-01-01T00:00:00Z"}
     message = {"role": "assistant", "content": content}
-    return Reply(json.dumps({**stamp, "message": message, "done": done}) + "\n")
+    parts = {"message": message, "response": content, "done": done}  # of a chat or a completion
+    return Reply(json.dumps({**stamp, **parts}) + "\n")
 
 
 @contextmanager
@@ -133,7 +136,7 @@ def test_a_server_that_hangs(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", CLIENTS)
 def test_a_connection_reset_in_mid_answer(kind: str) -> None:
-    whole = ollama_reply() if kind == "ollama" else chat_reply("A")
+    whole = ollama_reply() if "ollama" in kind else chat_reply("A")
     with failing(kind, lambda asked: Reply(whole.body, cut=True)) as model:
         assert failure(model).kind == "connection"
 
@@ -168,7 +171,7 @@ MALFORMED: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("kind", CLIENTS)
 def test_answers_that_cannot_be_read_are_malformed(kind: str) -> None:
-    cases = MALFORMED[kind]
+    cases = MALFORMED[kind.partition(" ")[0]]
     with failing(kind, lambda asked: Reply(cases[case])) as model:
         found = {}
         for case in cases:
@@ -178,7 +181,7 @@ def test_answers_that_cannot_be_read_are_malformed(kind: str) -> None:
 
 def test_an_error_in_mid_stream_is_the_servers() -> None:
     lines = ollama_reply("A", done=False).text + json.dumps({"error": "out of memory"}) + "\n"
-    with failing("ollama", lambda asked: Reply(lines)) as model:
+    with failing("ollama chat", lambda asked: Reply(lines)) as model:
         error = failure(model)
     assert error.kind == "server"
     assert "out of memory" in str(error)

@@ -229,10 +229,11 @@ class Scripted:
         return Answer("".join(token.text for token in shown), shown, prompt_tokens=12)
 
 
-def test_ollama_lists_alternatives_and_takes_a_schema() -> None:
+@pytest.mark.parametrize("endpoint", ["chat", "completions"])
+def test_ollama_lists_alternatives_and_takes_a_schema(endpoint: str) -> None:
     backend = Scripted()
     with serve_ollama(backend, ["tiny:latest"], context_length=2048) as url:
-        model = load_llm(f"ollama:tiny?base_url={url}")
+        model = load_llm(f"ollama:tiny?base_url={url}&endpoint={endpoint}")
         found = model.capabilities
         assert (found.logprobs, found.top_logprobs, found.constrained) == (True, 4, True)
         assert found.context_size == 2048  # what the server loaded it with
@@ -241,7 +242,10 @@ def test_ollama_lists_alternatives_and_takes_a_schema() -> None:
         assert model.generate(["first"], max_tokens=2) == ["local"]
     assert [question.top for question in backend.asked] == [20, 0, 4, 0, 0]
     assert backend.asked[2].options == {"num_predict": 1, "temperature": 0.0}
-    assert backend.asked[2].messages == [{"role": "user", "content": "first"}]
+    chat = [{"role": "user", "content": "first"}]
+    third = backend.asked[2]
+    assert third.messages == (chat if endpoint == "chat" else [])
+    assert (third.prompt, third.raw) == (("", False) if endpoint == "chat" else ("first", True))
     assert (model.usage.calls, model.usage.prompt_tokens) == (5, 60)
 
 
@@ -280,8 +284,12 @@ def test_conversations_are_sent_as_messages() -> None:
     backend = Scripted()
     turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
     with serve_ollama(backend, ["tiny"]) as url:
-        load_llm(f"ollama:tiny?base_url={url}").generate([Conversation(turns)])
-    assert backend.asked[0].messages == turns
+        model = load_llm(f"ollama:tiny?base_url={url}")
+        model.generate([Conversation(turns)])
+        model.generate([Conversation(turns)], choices=["a", "b"])
+        model.score([Conversation(turns)], ["local", "offload"])
+    asked = [question for question in backend.asked if "Reply" not in str(question)]
+    assert [question.messages for question in asked] == [turns] * 3
 
 
 def test_prompts_that_surely_do_not_fit_are_not_sent() -> None:

@@ -30,7 +30,7 @@ def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     ("spec", "message"),
     [
         ("ollama:m?temprature=1", r"unknown LLM parameter 'temprature'.*mean 'temperature'"),
-        ("ollama:m?num_ctz=512", r"'num_ctz'.*mean 'num_ctx'.*context_size, keep_alive"),
+        ("ollama:m?num_ctz=512", r"'num_ctz'.*mean 'num_ctx'.*context_size, endpoint"),
         ("llamacpp?thread=2", r"'thread'.*mean 'threads'.*Allowed: cache_mib, context_size"),
         ("ollama:m?temperature=hot", "temperature is 'hot'.*valid number"),
         ("ollama:m?temperature=nan", "temperature is 'nan'.*finite"),

@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
-import inspect
 import os
-from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-from pydantic import Field
+from typing import TYPE_CHECKING, Any
 
 from icl_optimizer.errors import ConfigurationError, MissingDependencyError, unknown_name
+from icl_optimizer.llm.allowed import OBJECT, allowed_parameters
 from icl_optimizer.llm.base import LanguageModel
 from icl_optimizer.llm.langchain import LangChainModel
 from icl_optimizer.llm.llamacpp import LlamaCpp
+from icl_optimizer.llm.ollama_completions import OllamaCompletions
 from icl_optimizer.llm.openai_server import OpenAIServer, check_endpoint
-from icl_optimizer.llm.parameters import COMMON, TIMEOUT_S, Parameters, Settings, read_parameters
-from icl_optimizer.llm.providers import (
-    CLASSES,
-    class_parameters,
-    class_settings,
-    made,
-    make_chat_model,
-    provider_class,
-    require_package,
-)
+from icl_optimizer.llm.parameters import COMMON, TIMEOUT_S, Settings, read_parameters
+from icl_optimizer.llm.providers import CLASSES, class_settings, made, make_chat_model
 from icl_optimizer.llm.spec import Spec, parse_spec
 from icl_optimizer.llm.weights import find_weights
 
@@ -39,25 +29,6 @@ and keyword parameters that returns a ``LanguageModel``."""
 
 _OWN = ("llamacpp", "ollama", "openai")
 _CONCURRENCY = 4
-_IN_PROCESS = "the embedded model runs inside this process, one request after the other"
-_LLAMACPP = Parameters(
-    "llamacpp",
-    refused={"timeout": _IN_PROCESS, "concurrency": _IN_PROCESS},
-    own={
-        "threads": Annotated[int | None, Field(ge=1)],
-        "cache_mib": Annotated[int, Field(ge=0)],
-        "reuse_prefix": bool,
-        "verbose": bool,
-    },
-)
-_OBJECT = Parameters(
-    "a LangChain object",
-    refused=dict.fromkeys(
-        ("temperature", "top_p", "repeat_penalty", "seed", "timeout"),
-        "it has its own settings already",
-    ),
-)
-_NO_PENALTY = "OpenAI's API has none; its presence_penalty and frequency_penalty are others"
 
 
 def load_llm(
@@ -87,7 +58,7 @@ def load_llm(
             raise ConfigurationError(f"{spec!r} is loaded already and takes no parameters.")
         return spec
     if not isinstance(spec, str):
-        common = read_parameters({}, params, _OBJECT).common
+        common = read_parameters({}, params, OBJECT).common
         return LangChainModel(
             spec, None, common.concurrency or _CONCURRENCY, common.logprobs, common.context_size
         )
@@ -100,7 +71,7 @@ def load_llm(
     if parsed.provider == "openai":
         return _load_openai(parsed, settings, require_key)
     if parsed.provider == "ollama":
-        return _wrapped(_ollama(parsed, settings), parsed, settings)
+        return _load_ollama(parsed, settings)
     model = make_chat_model(parsed.provider, parsed.model, settings, require_key)
     return _wrapped(model, parsed, settings)
 
@@ -131,7 +102,8 @@ def _checked(spec: str, params: dict[str, Any]) -> tuple[Spec, Settings]:
         raise ConfigurationError(
             f"the LLM '{parsed.base}' names no model; write '{parsed.provider}:MODEL'."
         )
-    allowed = _parameters(parsed, {*parsed.query, *params})
+    names = {*parsed.query, *params}
+    allowed = allowed_parameters(parsed, names, _plugins().get(parsed.provider))
     settings = read_parameters(parsed.query, params, allowed)
     if parsed.url:
         check_endpoint(parsed.base, settings, settings.own.get("endpoint"))
@@ -153,60 +125,22 @@ def _check_llamacpp(spec: Spec) -> None:
         raise ConfigurationError(f"the LLM '{spec.base}': there is no file '{spec.model}'.")
 
 
-def _parameters(spec: Spec, names: Iterable[str]) -> Parameters:
-    """Return what the provider of ``spec`` takes.
-
-    Its client is only imported for ``names`` that are not common to all providers.
-    """
-    plugin = _plugins().get(spec.provider)
-    if plugin is not None:
-        return _plugin_parameters(plugin)
-    if spec.provider == "llamacpp":
-        return _LLAMACPP
-    only_common = set(names) <= set(COMMON)
-    if spec.provider == "ollama":
-        return _ollama_parameters(only_common)
-    if spec.provider == "openai":
-        return _openai_parameters(bool(spec.url), only_common)
-    require_package(spec.provider)
-    if not names:
-        return Parameters(spec.provider)
-    return class_parameters(spec.provider, provider_class(spec.provider))
-
-
-def _ollama_parameters(only_common: bool) -> Parameters:
-    if only_common:
-        return Parameters("ollama")
-    from langchain_ollama import ChatOllama
-
-    found = class_parameters("ollama", ChatOllama)
-    return Parameters("ollama", {}, found.own, found.aliases)
-
-
-def _openai_parameters(other_server: bool, only_common: bool) -> Parameters:
-    refused = {"base_url": "the URL of a server stands in the spec, as in openai:MODEL@URL"}
-    if not other_server:
-        refused["repeat_penalty"] = _NO_PENALTY
-    if only_common:
-        return Parameters("openai", refused)
-    from langchain_openai import ChatOpenAI
-
-    found = class_parameters("openai", ChatOpenAI)
-    own = dict(found.own)
-    if other_server:
-        own |= {"endpoint": Literal["chat", "completions"], "reuse_prefix": bool}
-    return Parameters("openai", refused, own, found.aliases)
-
-
 def _load_llamacpp(spec: Spec, settings: Settings) -> LanguageModel:
     given = {name: getattr(settings.common, name) for name in settings.given & set(COMMON)}
     return LlamaCpp(spec.model or None, name=spec.text, **given, **settings.own)
+
+
+def _load_ollama(spec: Spec, settings: Settings) -> LanguageModel:
+    chat = settings.own.get("endpoint") == "chat"
+    kind = LangChainModel if chat else OllamaCompletions
+    return _wrapped(_ollama(spec, settings), spec, settings, kind)
 
 
 def _ollama(spec: Spec, settings: Settings) -> BaseChatModel:
     from langchain_ollama import ChatOllama
 
     arguments = class_settings("ollama", ChatOllama, settings)
+    arguments.pop("endpoint", None)
     client = {
         "timeout": settings.common.timeout or TIMEOUT_S,
         **(arguments.get("client_kwargs") or {}),
@@ -241,9 +175,14 @@ def _chat_openai(spec: Spec, settings: Settings) -> BaseChatModel:
     return made(spec.base, lambda: ChatOpenAI(model=spec.model, **arguments))
 
 
-def _wrapped(model: BaseChatModel, spec: Spec, settings: Settings) -> LangChainModel:
+def _wrapped(
+    model: BaseChatModel,
+    spec: Spec,
+    settings: Settings,
+    kind: type[LangChainModel] = LangChainModel,
+) -> LangChainModel:
     common = settings.common
-    return LangChainModel(
+    return kind(
         model,
         spec.text,
         common.concurrency or _CONCURRENCY,
@@ -255,19 +194,6 @@ def _wrapped(model: BaseChatModel, spec: Spec, settings: Settings) -> LangChainM
 
 def _plugins() -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
-
-
-def _plugin_parameters(entry: EntryPoint) -> Parameters:
-    parameters = list(inspect.signature(entry.load()).parameters.values())
-    takes_any = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters)
-    names = {each.name for each in parameters[1:] if each.kind is not inspect.Parameter.VAR_KEYWORD}
-    refused = (
-        {}
-        if takes_any
-        else dict.fromkeys(set(COMMON) - names, "the package that adds it does not take it")
-    )
-    own = dict.fromkeys(names - set(COMMON), Any)
-    return Parameters(entry.name, refused, own, open=takes_any)
 
 
 def _load_plugin(entry: EntryPoint, spec: Spec, settings: Settings) -> LanguageModel:

@@ -37,10 +37,10 @@ def check_endpoint(name: str, settings: Settings, endpoint: Endpoint | None) -> 
         "chat": settings.given & set(_COMPLETIONS_ONLY),
     }
     for parameter in sorted(taken.get(endpoint or "", ())):
-        server = "a llama.cpp server" if endpoint == "completions" else "the chat endpoint"
+        place = "llama.cpp's completions have" if endpoint == "completions" else "chats have"
         raise ConfigurationError(
-            f"the LLM '{name}' cannot honour the parameter '{parameter}': {server} does not take "
-            "it from OpenAI's client. A name of the server's own goes into extra_body."
+            f"the LLM '{name}' cannot honour the parameter '{parameter}': {place} no such "
+            "setting. A name of the server's own goes into extra_body."
         )
 
 

@@ -23,9 +23,11 @@ def open_llm(spec: str, options: GuardOptions | None = None, **params: Any) -> L
         ConfigurationError: A spec, a parameter or an option is not valid.
         MissingDependencyError: Something has to be installed first.
     """
-    models = [load_llm(part, **params) for part in split_chain(spec)]
+    options = options or GuardOptions()
+    parts = split_chain(spec)
+    models = [load_llm(part, require_key=not options.replay, **params) for part in parts]
     model = models[0] if len(models) == 1 else ModelChain(models)
-    return guard(model, options or GuardOptions())
+    return guard(model, options)
 
 
 def validate_chain(spec: str) -> None:

@@ -43,7 +43,7 @@ SCENARIOS = (
     Scenario("closed, 10 % quality", {"quality_share": 0.1}, variant=True),
     Scenario("closed, 90 % quality", {"quality_share": 0.9}, variant=True),
     Scenario("closed, labels A and B", {"labels": ("A", "B")}, variant=True),
-    Scenario("congested", {"congested": True}, decisions=400),
+    Scenario("congested", {"congested": True}, decisions=300),
     Scenario(
         "new words",
         {"vocabulary": "open"},
@@ -66,35 +66,40 @@ class Setting:
         lever: Name of the lever.
         name: Name of the setting.
         options: Options of the in-context agent that differ from the defaults.
-        new_words_only: Whether it makes no difference in other scenarios.
+        only: The scenarios it is measured in; None for all. Left out is where it makes no
+            difference, and where it takes minutes for each pool.
     """
 
     lever: str
     name: str
     options: Mapping[str, Any]
-    new_words_only: bool = False
+    only: tuple[str, ...] | None = None
 
-    def suits(self, scenario: Scenario) -> bool:
-        """Return whether the setting is measured in ``scenario``."""
-        if self.new_words_only:
-            return scenario.new_words
-        return not scenario.variant or self.lever in VARIED
+    def suits(self, scenario: Scenario, split: Split) -> bool:
+        """Return whether the setting is measured in ``scenario``; variants are only reported."""
+        if scenario.variant:
+            return split == "report" and self.lever in VARIED and self.only is None
+        return self.only is None or scenario.name in self.only
 
 
-def _scores(lever: str, name: str, **options: Any) -> Setting:
+NEW = ("new words",)
+FEW = ("closed", "new words")
+
+
+def _scores(lever: str, name: str, only: tuple[str, ...] | None = None, **options: Any) -> Setting:
     """Return a setting of the label scores, which also answer new words here."""
-    return Setting(lever, name, {"decider": "score", **options})
+    return Setting(lever, name, {"decider": "score", **options}, only)
 
 
 SHIPPED = Setting("decider", "auto", {})
-SCORES = _scores("decider", "score")
+SCORES = _scores("decider", "score", only=NEW)  # elsewhere auto is the same
 SETTINGS = (
     SHIPPED,
     SCORES,
-    Setting("decider", "channel", {"decider": "channel", "passes": 1}),
+    Setting("decider", "channel", {"decider": "channel", "passes": 1}, ("closed",)),
     Setting("decider", "predict", {"decider": "predict"}),
-    Setting("decider", "predict, 3 levels", {"decider": "predict", "levels": 3}),
-    Setting("decider", "generate, free text first", {"decider": "generate"}),
+    Setting("decider", "predict, 3 levels", {"decider": "predict", "levels": 3}, FEW),
+    Setting("decider", "generate, free text first", {"decider": "generate"}, FEW),
     Setting(
         "decider", "generate, held to the labels", {"decider": "generate", "constrain": "first"}
     ),
@@ -102,24 +107,23 @@ SETTINGS = (
     _scores("calibration", "content-free", calibration="content-free"),
     _scores("calibration", "leave-one-out", calibration="leave-one-out"),
     _scores("calibration", "batch", calibration="batch"),
-    Setting("calibration", "channel: none", {"calibration": "none"}, new_words_only=True),
-    Setting(
-        "calibration", "channel: content-free", {"calibration": "content-free"}, new_words_only=True
-    ),
-    Setting("calibration", "channel: batch", {"calibration": "batch"}, new_words_only=True),
+    Setting("calibration", "channel: none", {"calibration": "none"}, only=NEW),
+    Setting("calibration", "channel: content-free", {"calibration": "content-free"}, only=NEW),
+    Setting("calibration", "channel: batch", {"calibration": "batch"}, only=NEW),
     _scores("order", "random", order="random"),
-    _scores("order", "similar", order="similar"),
+    _scores("order", "similar", FEW, order="similar"),
     _scores("order", "nearest-again", order="nearest-again"),
     _scores("number", "4 examples", max_examples=4),
     _scores("repetition", "once", passes=1),
     _scores("averaging", "2 orders", orders=2),
-    Setting("averaging", "channel: 2 orders", {"orders": 2}, new_words_only=True),
+    Setting("averaging", "channel: 2 orders", {"orders": 2}, only=NEW),
     _scores("style", "chat", style="chat"),
     _scores("style", "turns", style="turns"),
     Setting(
         "style",
         "generate: chat",
         {"decider": "generate", "constrain": "first", "style": "chat"},
+        FEW,
     ),
     Setting(
         "style",

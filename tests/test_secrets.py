@@ -1,0 +1,103 @@
+"""A key from the environment is used, and found nowhere afterwards."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import traceback
+from pathlib import Path
+from typing import Any
+
+import pytest
+from loopback import Asked, Reply, chat_reply, serve
+
+from icl_optimizer.agent import ICLAgent
+from icl_optimizer.comparison.config import default_config
+from icl_optimizer.comparison.runner import compare
+from icl_optimizer.environments.registry import make
+from icl_optimizer.errors import ModelError
+from icl_optimizer.llm.guard import GuardOptions
+from icl_optimizer.llm.opening import open_llm
+from icl_optimizer.llm.resilience import RetryPolicy
+from icl_optimizer.logs import log_to
+from icl_optimizer.report import write_report
+
+KEY = "sk-a1b2c3d4e5f6g7h8i9j0"
+QUICK = RetryPolicy(attempts=2, base=0.0, cap=0.0)
+
+
+class Telltale:
+    """Answers chats, and repeats the caller's key in every third answer, an error."""
+
+    def __init__(self) -> None:
+        self.numbers = itertools.count()
+        self.keys: set[str] = set()
+
+    def __call__(self, asked: Asked) -> Reply:
+        if not asked.path.endswith("/chat/completions"):
+            return Reply({"error": "no such path"}, 404)
+        key = asked.headers.get("Authorization", "")
+        self.keys.add(key)
+        if next(self.numbers) % 3 == 2:
+            return Reply({"error": {"message": f"who sent {key}?", "key": key}}, 500)
+        return chat_reply("local", {"local": -0.5, "off": -1.0})
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+
+def files_with_the_key(folder: Path) -> list[str]:
+    found = [p for p in folder.rglob("*") if p.is_file() and KEY.encode() in p.read_bytes()]
+    return [str(path.relative_to(folder)) for path in found]
+
+
+def test_nothing_that_is_written_holds_the_key(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    server = Telltale()
+    caplog.set_level(logging.DEBUG)
+    with serve(server) as url:
+        access = GuardOptions(retry=QUICK, cache=tmp_path / "answers")
+        spec = f"openai:tiny@{url}/v1"
+        config = default_config(
+            "offloading",
+            policies=("icl", "random"),
+            llm=spec,
+            seeds=1,
+            interactions=30,
+            eval_tasks=50,
+            sweeps=False,
+        )
+        folder = compare(config, tmp_path / "run", access=access, progress_bar=False)
+        write_report(folder)
+        with open_llm(spec, access) as model:
+            env = make("offloading", 1)
+            agent = ICLAgent(env.problem, model, env=env)
+            log_to(agent, tmp_path / "log")
+            agent.learn(20)
+            agent.logger.close()
+            agent.save(tmp_path / "agent.json")
+            shown = f"{model!r} {model.name} {model.identity} {model.usage} {agent.config!r}"
+    # the key was sent, and the server told it back
+    assert server.keys == {f"Bearer {KEY}"}
+    assert next(server.numbers) > 3
+    assert (tmp_path / "answers" / "responses.sqlite3").is_file()
+    assert files_with_the_key(tmp_path) == []
+    said = capfd.readouterr()
+    assert KEY not in shown + caplog.text + said.out + said.err
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 429, 500])
+def test_no_error_holds_the_key(status: int) -> None:
+    def refuse(asked: Asked) -> Reply:
+        return Reply({"error": {"message": f"bad {asked.headers.get('Authorization')}"}}, status)
+
+    with serve(refuse) as url:
+        model: Any = open_llm(f"openai:tiny@{url}/v1", GuardOptions(retry=QUICK))
+        with pytest.raises(ModelError) as caught:
+            model.generate(["Decide:"])
+        model.close()
+    told = "".join(traceback.format_exception(caught.value))
+    assert KEY not in told + repr(caught.value) + str(vars(caught.value))
