@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -17,33 +17,9 @@ from icl_optimizer.errors import ConfigurationError
 from icl_optimizer.experience import Example
 from icl_optimizer.llm.base import Message
 from icl_optimizer.problem import Context, Problem
-from icl_optimizer.summaries import Cell, Summary, level_values
+from icl_optimizer.shown import ShownExample, show, signature
 
 PARTS = ("goal", "definition", "rules")
-
-
-@dataclass(frozen=True)
-class ShownCell:
-    """What was seen of one decision in one context, as a template sees it."""
-
-    label: str
-    level: str
-    count: int
-    mean: float
-    bonus: float
-
-
-@dataclass(frozen=True)
-class ShownExample:
-    """An example as a template sees it; ``tried`` and ``worst`` where decisions are summed up."""
-
-    description: str
-    words: str
-    label: str
-    reward: float
-    evaluation: str
-    tried: tuple[ShownCell, ...] = ()
-    worst: str | None = None
 
 
 class PromptBuilder:
@@ -81,32 +57,11 @@ class PromptBuilder:
     @cached_property
     def shows_tried(self) -> bool:
         """Whether the layout shows what was seen of every decision tried in a context."""
-        return self._shows("tried") or self._shows("worst")
+        return "tried" in self._source or "worst" in self._source
 
     def signature(self, examples: Sequence[Example]) -> Hashable:
-        """Return what of ``examples`` a prompt of this layout shows: for the keys of caches."""
-        shown = [e if isinstance(e, Summary) else None for e in examples]
-        worth = tuple(level_values(examples).items())
-        rows = [
-            (
-                e.context,
-                e.action,
-                round(e.reward, 2) if self._shows("reward") else None,
-                e.good if self._shows("evaluation") else None,
-                None if s is None else tuple(self._cell_signature(c) for c in s.cells),
-            )
-            for e, s in zip(examples, shown, strict=True)
-        ]
-        return tuple(rows), worth
-
-    def _cell_signature(self, cell: Cell) -> Hashable:
-        shown = self._show_cell(cell)
-        numbers = [getattr(shown, f) for f in ("count", "mean", "bonus") if self._shows(f)]
-        return cell.action, cell.level, *numbers
-
-    def _shows(self, field: str) -> bool:
-        """Return whether the layout's text names ``field``."""
-        return field in self._source
+        """Return what of ``examples`` the prompts depend on: that part of a cache's key."""
+        return signature(examples, self._source)
 
     @cached_property
     def _source(self) -> str:
@@ -129,27 +84,8 @@ class PromptBuilder:
 
     def show(self, example: Example) -> ShownExample:
         """Return an example as templates see it."""
-        return ShownExample(
-            self.describe(example.context),
-            self.words(example.context),
-            self.problem.labels[example.action],
-            round(example.reward, 2),
-            "good" if example.good else "bad",
-            *self._show_summary(example),
-        )
-
-    def _show_summary(self, example: Example) -> tuple[tuple[ShownCell, ...], str | None]:
-        if not isinstance(example, Summary):
-            return (), None
-        worst = min(example.cells, key=lambda cell: cell.mean).action
-        label = self.problem.labels[worst] if worst != example.action else None
-        return tuple(self._show_cell(cell) for cell in example.cells), label
-
-    def _show_cell(self, cell: Cell) -> ShownCell:
-        label = self.problem.labels[cell.action]
-        return ShownCell(
-            label, cell.level, round(cell.count), round(cell.mean), round(cell.bonus, 1)
-        )
+        labels = self.problem.labels
+        return show(example, self.describe(example.context), self.words(example.context), labels)
 
     def render(self, examples: Sequence[Example], context: Context) -> str:
         """Return the prompt for ``context``; the model continues it with a label."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_env import BEST, RIGHT, WORDS, WRONG, TinyEnv, tiny_problem
-from tiny_prompts import CopyNearest
+from tiny_env import BEST, RIGHT, WORDS, WRONG, tiny_problem
+from tiny_prompts import CopyNearest, write_templates
 
 from icl_optimizer.ageing import AGEINGS, ChangeDetector, log_bet
 from icl_optimizer.agent import ICLAgent
@@ -18,7 +19,7 @@ from icl_optimizer.baselines.bandit import BanditPolicy
 from icl_optimizer.baselines.knn import KnnPolicy
 from icl_optimizer.decision import Outcome
 from icl_optimizer.errors import ConfigurationError
-from icl_optimizer.experience import ExperiencePool, Replay
+from icl_optimizer.experience import ExperiencePool, Replay, Tally
 from icl_optimizer.icl_config import ICLConfig
 
 PROBLEM = tiny_problem()
@@ -87,13 +88,10 @@ def test_a_flip_is_found_within_a_few_outcomes(name: str, replay: Replay) -> Non
         assert forgets_after(pool, outcomes(300, NOISES[name], seed)) is None
         after = outcomes(40, NOISES[name], 100 + seed, flipped=True)
         found = forgets_after(pool, after)
-        assert found is not None and found <= 8
-        # what is left is the unbroken run of surprises, all from the new world
-        assert 1 <= pool.counted <= found
-        kept = after[found - pool.counted : found]
-        for item in kept:
-            tally = pool.tallies[item.context][item.action]
-            assert abs(tally.mean - item.reward) < 15
+        assert found is not None
+        assert found <= 8
+        # what is left is the unbroken run of surprises, which chance may have begun
+        assert 1 <= pool.counted <= found + 2
         assert sum(t.count for a in pool.tallies.values() for t in a.values()) == pool.counted
         for item in after[found:]:
             pool.add(item)
@@ -126,7 +124,8 @@ def test_a_change_is_noticed_in_half_of_the_contexts_too() -> None:
     same = outcomes(80, NOISES["normal"], 5)
     half = [f if f.context in CONTEXTS[::2] else s for f, s in zip(flipped, same, strict=True)]
     found = forgets_after(pool, half)
-    assert found is not None and found <= 25
+    assert found is not None
+    assert found <= 25
 
 
 def test_the_same_pool_goes_on_from_json_in_the_midst_of_a_suspicion() -> None:
@@ -171,15 +170,12 @@ def test_bets_earn_what_the_mixture_of_powers_does() -> None:
 
 
 def test_nothing_is_judged_before_the_spread_is_known() -> None:
-    detector, pool = ChangeDetector(), ExperiencePool(PROBLEM)
-    for item in outcomes(12, NOISES["normal"], 9):
-        pool.add(item)
-    for actions in pool.tallies.values():
-        for tally in actions.values():
-            assert not detector.add(1e6, tally)
-            assert detector.evidence == 0
-            break
-        break
+    detector, tally = ChangeDetector(), Tally()
+    # the first outcome has nothing to deviate from, the next four tell the spread
+    for reward in (0.0, 1e6, -1e6, 5.0, 1e9):
+        assert not detector.add(reward, tally)
+        assert detector.evidence == 0
+        assert not detector.surprised
 
 
 def test_knn_forgets_with_its_pool() -> None:
@@ -194,19 +190,20 @@ def test_knn_forgets_with_its_pool() -> None:
     assert [d.action for d in answers] == [1 - b for b in BEST]
 
 
-def test_after_a_flip_everything_is_tried_again() -> None:
-    env = TinyEnv()
-    policy = BanditPolicy(PROBLEM, ageing="surprise")
-    agent = ICLAgent(PROBLEM, CopyNearest(), ICLConfig(ageing="surprise"), env=env)
-    for learner in (policy, agent):
-        for flipped in (False, True):
-            for item in outcomes(100, NOISES["normal"], 20 + flipped, flipped=flipped)[:100]:
-                learner.update([item])
-                if flipped and learner.pool.counted < 10:
-                    break
-        assert learner.pool.counted < 10
-        fresh = next(c for c in CONTEXTS if c not in learner.pool.tallies)
-        assert learner.decide([fresh], explore=True)[0].made_by == "explore"
+def test_after_a_flip_everything_is_tried_again(tmp_path: Path) -> None:
+    prompts = write_templates(tmp_path)
+    config = ICLConfig(ageing="surprise")
+    learners = (
+        BanditPolicy(PROBLEM, ageing="surprise"),
+        ICLAgent(PROBLEM, CopyNearest(), config, prompts=prompts),
+    )
+    for learner in learners:
+        learner.learn_from(outcomes(200, NOISES["normal"], 20))
+        learner.learn_from(outcomes(5, NOISES["normal"], 21, flipped=True))
+        assert learner.pool.counted <= 7
+        fresh = [c for c in CONTEXTS if c not in learner.pool.tallies]
+        assert fresh
+        assert {d.made_by for d in learner.decide(fresh, explore=True)} == {"explore"}
 
 
 def test_an_unknown_ageing_is_refused() -> None:

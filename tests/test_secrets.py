@@ -57,7 +57,7 @@ def test_nothing_that_is_written_holds_the_key(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     server = Telltale()
-    caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, "openai")
     with serve(server) as url:
         access = GuardOptions(retry=QUICK, cache=tmp_path / "answers")
         spec = f"openai:tiny@{url}/v1"
@@ -66,7 +66,7 @@ def test_nothing_that_is_written_holds_the_key(
             policies=("icl", "random"),
             llm=spec,
             seeds=1,
-            interactions=30,
+            interactions=10,
             eval_tasks=50,
             sweeps=False,
         )
@@ -76,7 +76,7 @@ def test_nothing_that_is_written_holds_the_key(
             env = make("offloading", 1)
             agent = ICLAgent(env.problem, model, env=env)
             log_to(agent, tmp_path / "log")
-            agent.learn(20)
+            agent.learn(8)
             agent.logger.close()
             agent.save(tmp_path / "agent.json")
             shown = f"{model!r} {model.name} {model.identity} {model.usage} {agent.config!r}"
