@@ -5,8 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
+from pydantic import ValidationError
 from tiny_env import tiny_problem
 from tiny_prompts import examples_of, query_of, write_templates
 
@@ -15,14 +19,19 @@ from icl_optimizer.deciders import (
     ChannelDecider,
     Decider,
     GenerateDecider,
+    PermutedDecider,
     ScoreDecider,
+    Style,
+    namings,
 )
 from icl_optimizer.errors import ConfigurationError
 from icl_optimizer.experience import Example
 from icl_optimizer.icl_config import ICLConfig, make_decider
-from icl_optimizer.llm.base import Capabilities
+from icl_optimizer.llm.base import Capabilities, Message
+from icl_optimizer.llm.conversation import Conversation
 from icl_optimizer.llm.errors import ModelError
 from icl_optimizer.llm.scripted import FunctionLLM, ScriptedLLM
+from icl_optimizer.llm.wrapper import ModelWrapper
 from icl_optimizer.problem import Category, Context, Problem
 from icl_optimizer.prompting import PromptBuilder
 
@@ -126,6 +135,164 @@ def test_batch_calibration_subtracts_the_mean_of_earlier_queries(builder: Prompt
     # the log-probabilities before were (ln 0.8, ln 0.2) and (ln 0.5, ln 0.5), odds 4 and 1 with
     # the geometric mean 2: what had 2 : 1 comes out even
     assert left(decider, thing("c")) == pytest.approx([0.5])
+
+
+def test_leave_one_out_scores_what_the_prompt_does_not_show(builder: PromptBuilder) -> None:
+    model = odds_of({"apple": 9.0, "pear": 1.0, "stone": 4.0})
+    decider = ScoreDecider(model, builder, calibration="leave-one-out", passes=1)
+    pool = [APPLE, STONE, Example(thing("pear"), LEFT, 8.0)]
+    # left: ln 9 and ln 1, mean ln 3; right: ln 4; the middle is ln 12 / 2, so that stone with 4 : 1
+    # comes out at 4 / sqrt(12)
+    odds = 4 / math.sqrt(12)
+    assert left(decider, thing("stone"), examples=pool) == pytest.approx([odds / (1 + odds)])
+    whole, *calibrating = model.prompts
+    assert len(examples_of(whole)) == 3
+    assert [query_of(p)[0] for p in calibrating] == ["apple", "stone", "pear"]
+    shown = [[words[0] for words, _ in examples_of(p)] for p in calibrating]
+    assert shown == [["pear"], ["pear"], ["apple", "stone"]]
+
+
+def test_similar_examples_come_last(builder: PromptBuilder) -> None:
+    model = odds_of({"apple": 1.0, "stone": 1.0})
+    decider = ScoreDecider(model, builder, calibration="none", order="similar", passes=2)
+    left(decider, thing("apple"), thing("stone"))
+    shown = [[words[0] for words, _ in examples_of(p)] for p in model.prompts]
+    assert shown == [["stone", "apple"] * 2, ["apple", "stone"] * 2]
+
+
+def test_the_nearest_are_shown_again(builder: PromptBuilder) -> None:
+    model = odds_of({"apple": 1.0})
+    pool = [APPLE, STONE, Example(thing("pear"), LEFT, 8.0)]
+    decider = ScoreDecider(model, builder, calibration="none", order="nearest-again", passes=1)
+    left(decider, thing("apple"), examples=pool)
+    (prompt,) = model.prompts
+    # the stable order, then the nearest two, the nearest last
+    assert [w[0] for w, _ in examples_of(prompt)] == ["apple", "stone", "pear", "pear", "apple"]
+
+
+@pytest.mark.parametrize("style", ["completion", "chat", "turns"])
+def test_styles(style: Style, builder: PromptBuilder) -> None:
+    asked: list[str] = []
+
+    class Chat(FunctionLLM):
+        def _score(self, prompts: list[str], labels: list[str]) -> NDArray[np.float64]:
+            asked.extend([*prompts, *labels])
+            return np.log([[0.6, 0.4]])
+
+    decider = ScoreDecider(Chat(str), builder, calibration="none", passes=1, style=style)
+    assert left(decider, thing("pear")) == pytest.approx([0.6])
+    prompt, *labels = asked
+    text = builder.render(BOTH, thing("pear"))
+    if style == "completion":
+        assert (prompt, labels) == (text, [" left", " right"])
+        return
+    # at the start of a reply nothing precedes the label
+    assert labels == ["left", "right"]
+    assert isinstance(prompt, Conversation)
+    roles = [m["role"] for m in prompt.messages]
+    if style == "chat":
+        assert (roles, prompt.messages[0]["content"]) == (["user"], text)
+    else:
+        assert list(prompt.messages) == builder.turns(BOTH, thing("pear"))
+        assert roles == ["system", "user", "assistant", "user", "assistant", "user"]
+
+
+def test_a_model_with_a_chat_template_gets_finished_text(builder: PromptBuilder) -> None:
+    class Templated(FunctionLLM):
+        def apply_template(self, messages: Sequence[Message]) -> str:
+            return "|".join(m["content"] for m in messages) + "|reply:"
+
+    model = Templated(lambda prompt: {"left": 0.6, "right": 0.4})
+    decider = ScoreDecider(model, builder, calibration="none", passes=1, style="turns")
+    left(decider, thing("pear"))
+    (prompt,) = model.prompts
+    assert prompt.endswith("|apple, light|left|stone, light|right|pear, light|reply:")
+    # a wrapper around it changes nothing
+    wrapped = ScoreDecider(ModelWrapper(model), builder, passes=1, style="turns")
+    assert wrapped.prompt(BOTH, thing("pear")) == prompt
+
+
+def permuted(model: FunctionLLM, builder: PromptBuilder, **options: Any) -> Decider:
+    return make_decider(ICLConfig(decider="score", passes=1, **options), model, builder)
+
+
+def test_exchanged_names_cancel_a_preference(builder: PromptBuilder) -> None:
+    def answer(prompt: str) -> dict[str, float]:
+        # copies the apple's label with 2 : 1, and prefers "left" with 8 : 1 on top of it
+        copied = dict((w[0], label) for w, label in examples_of(prompt))["apple"]
+        odds = 8 * (2 if copied == "left" else 1 / 2)
+        return {"left": odds / (1 + odds), "right": 1 / (1 + odds)}
+
+    model = FunctionLLM(answer)
+    plain = permuted(model, builder, calibration="none")
+    assert left(plain, thing("apple")) == pytest.approx([16 / 17])
+    assert left(plain, thing("apple"), examples=[Example(thing("apple"), RIGHT, 8.0)]) == (
+        pytest.approx([0.8])
+    )
+    decider = permuted(model, builder, calibration="none", permute_labels="exchange")
+    assert isinstance(decider, PermutedDecider)
+    assert left(decider, thing("apple")) == pytest.approx([2 / 3])
+    own, exchanged = model.prompts[-2:]
+    assert [label for _, label in examples_of(own)] == ["left", "right"]
+    assert [label for _, label in examples_of(exchanged)] == ["right", "left"]
+    # the right decision is as likely when it is the right one
+    assert left(decider, thing("apple"), examples=[Example(thing("apple"), RIGHT, 8.0)]) == (
+        pytest.approx([1 / 3])
+    )
+
+
+def test_letters_take_the_place_of_names(tmp_path: Path) -> None:
+    goal = "Sort things {{ labels | join(' or ') }}."
+    builder = PromptBuilder(PROBLEM, folder=write_templates(tmp_path, goal=goal))
+    # says A with 3 : 1 whatever it stands for
+    model = FunctionLLM(lambda prompt: {"A": 0.75, "B": 0.25})
+    decider = permuted(model, builder, calibration="none", permute_labels="letters")
+    assert left(decider, thing("apple")) == pytest.approx([0.5])
+    assert [[label for _, label in examples_of(p)] for p in model.prompts] == [
+        ["A", "B"],
+        ["B", "A"],
+    ]
+    assert model.prompts[0].startswith("Sort things A or B.")
+    assert "left" not in "".join(model.prompts)
+
+
+def test_every_decision_bears_every_name() -> None:
+    labels = ("x", "y", "z")
+    assert namings(labels, "none") == [labels]
+    assert namings(labels, "exchange") == [labels, ("y", "z", "x"), ("z", "x", "y")]
+    assert namings(labels, "letters") == [("A", "B", "C"), ("B", "C", "A"), ("C", "A", "B")]
+    with pytest.raises(ConfigurationError, match="27 labels; allowed: at most 26"):
+        namings([str(i) for i in range(27)], "letters")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"style": "turns", "decider": "channel"}, "style is 'turns' for decider 'channel'"),
+        ({"style": "turns", "layout": "blocks"}, "layout is 'blocks' for style 'turns'"),
+        ({"permute_labels": "letters", "decider": "generate"}, "allowed: 'none'"),
+    ],
+)
+def test_options_without_effect_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        ICLConfig(**options)
+
+
+def test_three_decisions_work_alike(tmp_path: Path) -> None:
+    problem = Problem("tiny", ("left", "right", "keep"), PROBLEM.columns, 10)
+    folder = write_templates(tmp_path, goal="left, right or keep")
+    builder = PromptBuilder(problem, folder=folder)
+    pool = [APPLE, STONE, Example(thing("pear"), 2, 8.0)]
+
+    def answer(prompt: str) -> dict[str, float]:
+        copied = dict((w[0], label) for w, label in examples_of(prompt))[query_of(prompt)[0]]
+        return {label: 0.4 if label == copied else 0.3 for label in problem.labels}
+
+    for options in ({}, {"permute_labels": "exchange"}, {"order": "similar"}):
+        config = ICLConfig(decider="score", **options)
+        decider = make_decider(config, FunctionLLM(answer), builder)
+        answers = decider.answer([pool], [e.context for e in pool])
+        assert [int(np.argmax(a.probabilities)) for a in answers] == [0, 1, 2]
 
 
 def test_no_calibration_is_what_the_model_says(builder: PromptBuilder) -> None:
@@ -306,6 +473,38 @@ def test_what_stays_invalid_falls_back_to_the_nearest_example(builder: PromptBui
     assert [a.probabilities for a in answers] == [(0.0, 1.0), (1.0, 0.0)]
     assert [a.made_by for a in answers] == ["fallback", "llm"]
     assert (decider.counts.asked, decider.counts.invalid, decider.counts.fallback) == (2, 2, 1)
+
+
+def test_a_model_can_be_held_to_the_labels_at_once(builder: PromptBuilder) -> None:
+    held: list[Sequence[str] | None] = []
+
+    class Listening(ScriptedLLM):
+        def _generate(self, *request: Any) -> list[str]:
+            held.append(request[2])
+            return super()._generate(*request)
+
+    decider = GenerateDecider(Listening(["right", "no idea"]), builder, constrain="first")
+    answers = decider.answer([BOTH], [thing("apple"), thing("pear")])
+    # what the model does not answer even so falls back to the nearest example
+    assert [(a.probabilities, a.made_by) for a in answers] == [
+        ((0.0, 1.0), "llm"),
+        ((1.0, 0.0), "fallback"),
+    ]
+    assert held == [["left", "right"]] * 2
+    assert (decider.counts.asked, decider.counts.invalid, decider.counts.fallback) == (2, 1, 1)
+    # a model that cannot be held writes freely
+    free = ScriptedLLM(["left"])
+    free._capabilities = Capabilities(logprobs=False, embeddings=False, constrained=False)
+    assert left(GenerateDecider(free, builder, constrain="first"), thing("pear")) == [1.0]
+
+
+def test_a_writing_model_may_be_asked_in_turns(builder: PromptBuilder) -> None:
+    model = ScriptedLLM(["right"])
+    decider = GenerateDecider(model, builder, style="turns")
+    assert left(decider, thing("pear")) == [0.0]
+    (prompt,) = model.prompts
+    assert isinstance(prompt, Conversation)
+    assert list(prompt.messages) == builder.turns(BOTH, thing("pear"))
 
 
 def test_a_model_without_constraint_falls_back_at_once(builder: PromptBuilder) -> None:

@@ -28,7 +28,7 @@ BLOCK = re.compile(
     r"(?P<needs><!-- needs: llm -->\n+)?^```(?P<kind>\w+)\n(?P<code>.*?)^```$", re.M | re.S
 )
 LINK = re.compile(r"\]\(([^)\s]+)\)|(?:src|href)=\"([^\"]+)\"")
-PRINTED = "#>"
+PRINTED = "# >"
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ from tiny_prompts import GOAL, write_templates
 from icl_optimizer.environments.offloading_config import service_types
 from icl_optimizer.environments.registry import make
 from icl_optimizer.errors import ConfigurationError
-from icl_optimizer.experience import Example
+from icl_optimizer.experience import Example, Tally
 from icl_optimizer.problem import Category, Context, Problem
 from icl_optimizer.prompting import PromptBuilder
+from icl_optimizer.summaries import summaries
 
 OFFLOADING = make("offloading").problem
 EXAMPLES = [
@@ -67,6 +68,116 @@ def test_the_shipped_prompt(layout: str, expected: str) -> None:
 
 def test_the_shipped_list_of_one_decision() -> None:
     assert BUILDER.render_list(EXAMPLES, 1) == LIST
+
+
+# both decisions twice in the first context: a bonus of sqrt(2 ln 4 / 2) = 1.18 standard deviations
+# of the means 16, 6, -24 and -4, which are 14.7; in the second sqrt(2 ln 2 / 1), also 1.18
+SUMMARIES = summaries(
+    {
+        OFFLOADING.context(["chatting", "short"]): {0: Tally(2, 15.937), 1: Tally(2, 6.0)},
+        OFFLOADING.context(["coding", "long"]): {1: Tally(1, -4.0), 0: Tally(1, -24.1)},
+    },
+    ("Service type", "Output size"),
+)
+SUMMARY = """\
+chatting, short: local good (2), offload poor (2), -> local
+coding, long: local poor (1), offload good (1), -> offload
+"""
+GUIDED = """\
+Every decision tried has its mean reward, its number of trials, and a bonus for what is uncertain.
+
+chatting, short: local mean 16, tried 2, bonus 17; offload mean 6, tried 2, bonus 17; -> local
+coding, long: local mean -24, tried 1, bonus 17; offload mean -4, tried 1, bonus 17; -> offload
+"""
+INADVISABLE = """\
+good: chatting, short -> local
+bad: chatting, short -> offload
+good: coding, long -> offload
+bad: coding, long -> local
+"""
+
+
+@pytest.mark.parametrize(
+    ("layout", "middle", "known", "new"),
+    [
+        ("summary", SUMMARY, "coding, long: local poor (1), offload good (1), ->", "{}: ->"),
+        (
+            "guided",
+            GUIDED,
+            "coding, long: local mean -24, tried 1, bonus 17; offload mean -4, tried 1, bonus 17; "
+            "->",
+            "{}: ->",
+        ),
+        ("inadvisable", INADVISABLE, "good: coding, long ->", "good: {} ->"),
+    ],
+)
+def test_layouts_that_sum_up(layout: str, middle: str, known: str, new: str) -> None:
+    builder = PromptBuilder(OFFLOADING, layout)
+    assert builder.shows_tried
+    head = "\n".join(COMPLETION.splitlines()[:3]) + ("\n" if layout == "guided" else "\n\n")
+    # a known query shows what was seen of it, too
+    assert builder.render(SUMMARIES, SUMMARIES[1].context) == head + middle + known
+    new = new.format("translation, medium")
+    assert builder.render(SUMMARIES, QUERY) == head + middle + new
+    assert not BUILDER.shows_tried
+    assert BUILDER.render(SUMMARIES, QUERY) == COMPLETION
+
+
+def test_only_the_worst_decision_is_inadvisable() -> None:
+    problem = Problem("offloading", ("local", "offload"), OFFLOADING.columns, 1)
+    single = summaries({QUERY: {1: Tally(3, 1.0)}}, ("Service type", "Output size"))
+    text = PromptBuilder(problem, "inadvisable").render(single, QUERY)
+    # nothing else was tried, so nothing is called bad
+    assert "\ngood: translation, medium -> offload\n" in text
+    assert "bad:" not in text
+
+
+@pytest.mark.parametrize(
+    ("layout", "count", "mean", "order"),
+    [
+        ("completion", False, False, False),
+        ("summary", True, False, False),
+        ("guided", True, True, False),
+        ("inadvisable", False, False, True),
+    ],
+)
+def test_signatures_change_with_what_is_shown(
+    layout: str, count: bool, mean: bool, order: bool
+) -> None:
+    labels = ("local", "offload")
+    builder = PromptBuilder(Problem("offloading", labels, OFFLOADING.columns, 1), layout)
+
+    def signed(best: Tally, worst: Tally, third: Tally) -> Any:
+        cells = {0: best, 1: worst, 2: third}
+        return builder.signature(summaries({QUERY: cells}, ("Service type", "Output size")))
+
+    now = signed(Tally(5, 900.0), Tally(5, 10.0), Tally(5, 12.0))
+    # the bonus depends on the counts as well
+    assert (now != signed(Tally(6, 900.0), Tally(5, 10.0), Tally(5, 12.0))) == count
+    assert (now != signed(Tally(5, 950.0), Tally(5, 10.0), Tally(5, 12.0))) == mean
+    # another decision is the worst, though both are poor
+    assert (now != signed(Tally(5, 900.0), Tally(5, 12.0), Tally(5, 10.0))) == (order or mean)
+    # the best decision is another one
+    assert now != signed(Tally(5, 10.0), Tally(5, 900.0), Tally(5, 12.0))
+
+
+def test_turns_are_a_conversation() -> None:
+    task = "\n".join(COMPLETION.splitlines()[:3])
+    assert BUILDER.turns(EXAMPLES, QUERY) == [
+        {"role": "system", "content": task},
+        {"role": "user", "content": "chatting, short"},
+        {"role": "assistant", "content": "local"},
+        {"role": "user", "content": "coding, long"},
+        {"role": "assistant", "content": "offload"},
+        {"role": "user", "content": "translation, medium"},
+    ]
+
+
+def test_decisions_can_bear_other_names() -> None:
+    renamed = BUILDER.renamed(("offload", "local")).render(EXAMPLES, QUERY)
+    assert "\nchatting, short -> offload\ncoding, long -> local\n" in renamed
+    assert renamed.startswith("Choose offload or local for")
+    assert BUILDER.render(EXAMPLES, QUERY) == COMPLETION
 
 
 def test_without_examples_the_query_stands_alone() -> None:

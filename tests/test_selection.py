@@ -9,6 +9,7 @@ from icl_optimizer.experience import Example
 from icl_optimizer.problem import Context
 from icl_optimizer.selection import (
     alternate,
+    arrange,
     nearest_last,
     relevant_keywords,
     restrict,
@@ -123,6 +124,16 @@ def test_the_order_depends_on_the_seed() -> None:
     orders = {tuple(e.context["word"] for e in alternate(MIXED, seed)) for seed in range(10)}
     # 6! * 3! = 4,320 orders: ten seeds hardly ever meet twice
     assert len(orders) > 7
+
+
+def test_the_random_order_is_fixed_and_does_not_alternate() -> None:
+    orders = [arrange(MIXED, "random", seed) for seed in range(20)]
+    assert orders[3] == arrange(MIXED[::-1], "random", 3)
+    actions = {tuple(e.action for e in order) for order in orders}
+    # 84 ways to place three of nine
+    assert len(actions) > 10
+    for order in ("alternating", "similar", "nearest-again"):
+        assert arrange(MIXED, order, 3) == alternate(MIXED, 3)
 
 
 def test_the_nearest_examples_come_last() -> None:
