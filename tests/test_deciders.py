@@ -219,7 +219,7 @@ def permuted(model: FunctionLLM, builder: PromptBuilder, **options: Any) -> Deci
 def test_exchanged_names_cancel_a_preference(builder: PromptBuilder) -> None:
     def answer(prompt: str) -> dict[str, float]:
         # copies the apple's label with 2 : 1, and prefers "left" with 8 : 1 on top of it
-        copied = dict((w[0], label) for w, label in examples_of(prompt))["apple"]
+        copied = {w[0]: label for w, label in examples_of(prompt)}["apple"]
         odds = 8 * (2 if copied == "left" else 1 / 2)
         return {"left": odds / (1 + odds), "right": 1 / (1 + odds)}
 
@@ -285,7 +285,7 @@ def test_three_decisions_work_alike(tmp_path: Path) -> None:
     pool = [APPLE, STONE, Example(thing("pear"), 2, 8.0)]
 
     def answer(prompt: str) -> dict[str, float]:
-        copied = dict((w[0], label) for w, label in examples_of(prompt))[query_of(prompt)[0]]
+        copied = {w[0]: label for w, label in examples_of(prompt)}[query_of(prompt)[0]]
         return {label: 0.4 if label == copied else 0.3 for label in problem.labels}
 
     for options in ({}, {"permute_labels": "exchange"}, {"order": "similar"}):
@@ -484,7 +484,7 @@ def test_a_model_can_be_held_to_the_labels_at_once(builder: PromptBuilder) -> No
             return super()._generate(*request)
 
     decider = GenerateDecider(Listening(["right", "no idea"]), builder, constrain="first")
-    answers = decider.answer([BOTH], [thing("apple"), thing("pear")])
+    answers = decider.answer([BOTH], [thing("pear"), thing("apple")])
     # what the model does not answer even so falls back to the nearest example
     assert [(a.probabilities, a.made_by) for a in answers] == [
         ((0.0, 1.0), "llm"),

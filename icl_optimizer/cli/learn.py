@@ -75,6 +75,7 @@ def decide(
 ) -> None:
     """Decide for a context in words; no environment runs."""
     from icl_optimizer.agent import ICLAgent
+    from icl_optimizer.comparison.model_use import model_use
     from icl_optimizer.environments.registry import make
     from icl_optimizer.llm.opening import open_llm
     from icl_optimizer.logs import read_outcomes
@@ -98,5 +99,12 @@ def decide(
     if show_prompt:
         console.print(policy.prompt(query), markup=False, highlight=False)
     chances = dict(zip(problem.labels, (round(p, 4) for p in decision.probabilities), strict=True))
-    answer = {"decision": decision.label, "probabilities": chances, "made_by": decision.made_by}
+    answer: dict[str, object] = {
+        "decision": decision.label,
+        "probabilities": chances,
+        "made_by": decision.made_by,
+    }
+    use = model_use(policy)
+    if use is not None and use.decider:
+        answer["asked_for"] = use.decider
     console.print_json(json.dumps(answer))

@@ -38,12 +38,16 @@ def setup() -> None:
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    llm: Annotated[
+        list[str] | None, typer.Option("--llm", help="Model to ask, too; may be repeated.")
+    ] = None,
+) -> None:
     """Say what is installed, which models answer, and what to do about the rest."""
     from icl_optimizer.llm.doctor import diagnose
 
     table = Table("", "part", "finding", "remedy")
-    findings = diagnose()
+    findings = diagnose(llm or ())
     for finding in findings:
         mark = "[green]ok[/]" if finding.ok else "[yellow]--[/]"
         table.add_row(mark, finding.name, escape(finding.detail), escape(finding.remedy))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,7 +28,7 @@ from icl_optimizer.studies.ollama_server import serve_ollama
 from icl_optimizer.studies.tables import write_study
 
 INTERACTIONS = 60
-OPEN = {"vocabulary": "open", "words": "unseen"}
+OPEN: dict[str, Any] = {"vocabulary": "open", "words": "unseen"}
 """Where backends are compared decision by decision: many contexts, many of them hard."""
 
 
