@@ -85,6 +85,7 @@ PRESETS: dict[str, DrlConfig] = {
         target_update=100,
         epsilon_steps=200,
     ),
+    "dqn-short-memory": DqnConfig(buffer_size=100, epsilon_end=0.2),
     "ppo": PpoConfig(),
     "ppo-tuned": PpoConfig(
         gamma=0.9, learning_rate=1e-3, rollout=64, batch_size=32, gae_lambda=0.5, entropy=0.01

@@ -43,7 +43,7 @@ class ICLConfig(BaseModel):
     replay: Replay = Field("means", description="Which examples the pool offers.")
     capacity: int | None = Field(None, ge=1, description="Most examples kept; None: the default.")
     ageing: Ageing = Field(
-        "none", description="When the pool forgets: never, or when rewards surprise."
+        "surprise", description="When the pool forgets: never, or when rewards surprise."
     )
     exploration: Exploration = Field(Exploration(), description="When to try decisions.")
     max_examples: int = Field(64, ge=1, le=512, description="Most examples in a prompt.")

@@ -21,10 +21,14 @@ from icl_optimizer.policy_spec import Factory, PolicySpec, Request
 
 ICL_PRESETS: dict[str, ICLConfig] = {
     "icl": ICLConfig(),
-    "icl-latest": ICLConfig(replay="latest", capacity=8, decider="score"),
-    "icl-greedy": ICLConfig(exploration=NO_EXPLORATION),
+    "icl-static": ICLConfig(ageing="none"),
+    "icl-latest": ICLConfig(replay="latest", ageing="none", capacity=8, decider="score"),
+    "icl-greedy": ICLConfig(ageing="none", exploration=NO_EXPLORATION),
     "icl-paper": ICLConfig(
-        replay="prioritized", exploration=Exploration(try_all_first=False), select_keywords=False
+        replay="prioritized",
+        ageing="none",
+        exploration=Exploration(try_all_first=False),
+        select_keywords=False,
     ),
     "icl-predict": ICLConfig(decider="predict"),
     "icl-guided": ICLConfig(layout="guided"),
@@ -113,14 +117,23 @@ def make_oracle(request: Request) -> Policy:
 
 def make_bandit(request: Request) -> Policy:
     """Return the tabular bandit."""
-    settings = request.known_settings("exploration", "ageing")
-    return BanditPolicy(request.problem, env=request.env, seed=request.seed, **settings)
+    settings = _ageing(request.name) | request.known_settings("exploration", "ageing")
+    policy = BanditPolicy(request.problem, env=request.env, seed=request.seed, **settings)
+    policy.name = request.name
+    return policy
 
 
 def make_knn(request: Request) -> Policy:
     """Return k nearest neighbours."""
-    settings = request.known_settings("exploration", "ageing", "k", "capacity")
-    return KnnPolicy(request.problem, env=request.env, seed=request.seed, **settings)
+    known = request.known_settings("exploration", "ageing", "k", "capacity")
+    settings = _ageing(request.name) | known
+    policy = KnnPolicy(request.problem, env=request.env, seed=request.seed, **settings)
+    policy.name = request.name
+    return policy
+
+
+def _ageing(name: str) -> dict[str, Any]:
+    return {"ageing": "surprise"} if name.endswith("-ageing") else {}
 
 
 def make_embedding(request: Request) -> Policy:
@@ -155,6 +168,7 @@ def _drl(name: str, summary: str, budget: int, num_envs: int = 1) -> PolicySpec:
 
 SHIPPED = (
     _icl("icl", "in-context learning"),
+    _icl("icl-static", "in-context learning that never forgets, whatever changes"),
     _icl("icl-latest", "in-context learning, latest experience alone (Zhou et al., baseline 1)"),
     _icl("icl-greedy", "in-context learning without exploration (Zhou et al., baseline 2)"),
     _icl("icl-paper", "in-context learning, replay and exploration as in Zhou et al."),
@@ -162,13 +176,18 @@ SHIPPED = (
     _icl("icl-guided", "in-context learning, guided by means, counts and confidence (EVOLvE)"),
     _drl("dqn", "deep Q-learning, common settings", 2000),
     _drl("dqn-tuned", "deep Q-learning, tuned to need few decisions", 500),
+    _drl("dqn-short-memory", "deep Q-learning that replays the last 100 decisions alone", 500),
     _drl("ppo", "proximal policy optimisation, common settings", 4000, num_envs=8),
     _drl(
         "ppo-tuned", "proximal policy optimisation, tuned to need few decisions", 1000, num_envs=8
     ),
     _drl("a2c", "advantage actor-critic, common settings", 8000, num_envs=8),
     PolicySpec("bandit", "mean reward per context and decision", make_bandit, budget=200),
+    PolicySpec(
+        "bandit-ageing", "bandit that forgets when rewards surprise", make_bandit, budget=200
+    ),
     PolicySpec("knn", "nearest neighbours on the observation", make_knn, budget=200),
+    PolicySpec("knn-ageing", "knn that forgets when rewards surprise", make_knn, budget=200),
     PolicySpec(
         "embedding",
         "logistic regression on the language model's embeddings",

@@ -20,7 +20,9 @@ from icl_optimizer.errors import (
     ModelError,
     ReplayError,
 )
+from icl_optimizer.llm.base import LanguageModel
 from icl_optimizer.llm.budget import Budget
+from icl_optimizer.llm.chain import ModelChain
 from icl_optimizer.llm.guard import GuardOptions
 from icl_optimizer.llm.requests import allow_model_requests
 from icl_optimizer.report import write_report
@@ -59,7 +61,9 @@ class Forbidden(Recorded):
         raise AssertionError("the network was used")
 
 
-def run(folder: Path, model: Model, access: GuardOptions | None = None, **fields: Any) -> Path:
+def run(
+    folder: Path, model: LanguageModel, access: GuardOptions | None = None, **fields: Any
+) -> Path:
     resume = fields.pop("resume", False)
     return compare(
         config(**ICL | fields),
@@ -201,3 +205,16 @@ def test_the_command_line_stops_at_the_budget_and_says_how_to_go_on(
     assert "--resume" in out
     assert call(*arguments, "--max-calls", "500", "--resume") == 0
     assert (folder / "report.html").is_file()
+
+
+def test_the_report_says_which_model_of_a_chain_failed(tmp_path: Path) -> None:
+    gone = Recorded(fail_from=1)
+    gone.name = "gone"
+    chain = ModelChain([gone, Model()])
+    folder = run(tmp_path / "run", chain, GuardOptions(retry={"attempts": 1}), seeds=1)
+    told = json.loads((folder / "explain.json").read_text())["models"]["icl"]
+    assert told["answered_by"] == {"function": told["asked"]}
+    assert sum(told["passed_on"]["gone"].values()) == told["asked"]
+    page = write_report(folder).read_text()
+    assert "icl: gone failed to answer" in page
+    assert "the next model of the chain was asked" in page

@@ -114,6 +114,7 @@ def test_the_next_model_answers_in_its_own_way(prompts: Path) -> None:
     assert {d.made_by for d in decisions} <= {"llm", "cache"}
     assert isinstance(policy.decider, ChainDecider)
     assert policy.decider.answered_by == {"scripted": 3}
+    assert policy.decider.passed_on == {"failing": {"server": 3}}
     assert policy.asked == 3
     assert not policy.failures
 

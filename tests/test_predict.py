@@ -228,7 +228,7 @@ def test_more_of_the_same_experience_is_answered_from_the_cache(tmp_path: Path) 
 
 @pytest.mark.parametrize("options", [{"decider": "predict"}, {"layout": "guided"}])
 def test_summaries_need_means(options: dict[str, str], tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="replay is 'latest'.*allowed: 'means'"):
+    with pytest.raises(ConfigurationError, match=r"replay is 'latest'.*allowed: 'means'"):
         agent(tmp_path, FunctionLLM(fortune), replay="latest", **options)
 
 
@@ -247,9 +247,8 @@ def model() -> Iterator[LlamaCpp]:
 @pytest.mark.parametrize("name", ["icl-predict", "icl-guided"])
 def test_the_embedded_model_learns(name: str, model: LlamaCpp, tmp_path: Path) -> None:
     prompts = write_templates(tmp_path)
-    env = TinyEnv()
-    policy = make_policy(name, env.problem, env=env, model=model, seed=0, prompts=prompts)
-    policy.learn(40)
+    policy = make_policy(name, PROBLEM, model=model, seed=0, prompts=prompts)
+    policy.learn_from(random_log(60))
     paid = np.where(np.array(answers(policy)) == ANSWERS, RIGHT, WRONG).mean()
     # random choice earns (8 - 12) / 2 = -2 on average, the oracle 8
     assert (paid + 2) / 10 > 0.9

@@ -86,9 +86,20 @@ coding, long: local poor (1), offload good (1), -> offload
 GUIDED = """\
 Every decision tried has its mean reward, its number of trials, and a bonus for what is uncertain.
 
-chatting, short: local mean 16, tried 2, bonus 17; offload mean 6, tried 2, bonus 17; -> local
-coding, long: local mean -24, tried 1, bonus 17; offload mean -4, tried 1, bonus 17; -> offload
+chatting, short:
+- local: mean 16, tried 2, bonus 17
+- offload: mean 6, tried 2, bonus 17
+chatting, short -> local
+coding, long:
+- local: mean -24, tried 1, bonus 17
+- offload: mean -4, tried 1, bonus 17
+coding, long -> offload
 """
+OWN = """\
+coding, long:
+- local: mean -24, tried 1, bonus 17
+- offload: mean -4, tried 1, bonus 17
+coding, long ->"""
 INADVISABLE = """\
 good: chatting, short -> local
 bad: chatting, short -> offload
@@ -101,13 +112,7 @@ bad: coding, long -> local
     ("layout", "middle", "known", "new"),
     [
         ("summary", SUMMARY, "coding, long: local poor (1), offload good (1), ->", "{}: ->"),
-        (
-            "guided",
-            GUIDED,
-            "coding, long: local mean -24, tried 1, bonus 17; offload mean -4, tried 1, bonus 17; "
-            "->",
-            "{}: ->",
-        ),
+        ("guided", GUIDED, OWN, "{0}:\n{0} ->"),
         ("inadvisable", INADVISABLE, "good: coding, long ->", "good: {} ->"),
     ],
 )

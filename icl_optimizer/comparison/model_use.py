@@ -25,6 +25,8 @@ class ModelUse:
         fallback: Queries that experience answered in the model's place.
         failures: Of those, the queries whose request failed, by kind of failure.
         answered_by: In a chain, queries answered, by name of the model.
+        passed_on: In a chain, queries that a model failed to answer, by its name and the kind of
+            failure.
     """
 
     decider: dict[str, str] = field(default_factory=dict)
@@ -34,6 +36,7 @@ class ModelUse:
     fallback: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     answered_by: Counter[str] = field(default_factory=Counter)
+    passed_on: dict[str, Counter[str]] = field(default_factory=dict)
 
     @property
     def invalid_rate(self) -> float:
@@ -50,13 +53,15 @@ class ModelUse:
         return asdict(self) | {
             "failures": dict(self.failures),
             "answered_by": dict(self.answered_by),
+            "passed_on": {name: dict(kinds) for name, kinds in self.passed_on.items()},
         }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ModelUse:
         """Return what :meth:`to_json` described."""
         counters = {key: Counter(data[key]) for key in ("failures", "answered_by")}
-        return cls(**data | counters)
+        passed_on = {name: Counter(kinds) for name, kinds in data["passed_on"].items()}
+        return cls(**data | counters | {"passed_on": passed_on})
 
 
 def model_use(policy: Policy) -> ModelUse | None:
@@ -74,6 +79,7 @@ def model_use(policy: Policy) -> ModelUse | None:
         sum(c.fallback for c in counts) + policy.failures.total(),
         Counter(policy.failures),
         Counter(decider.answered_by if isinstance(decider, ChainDecider) else {}),
+        dict(decider.passed_on) if isinstance(decider, ChainDecider) else {},
     )
 
 
@@ -88,6 +94,8 @@ def together(uses: Iterable[ModelUse]) -> ModelUse:
         total.fallback += use.fallback
         total.failures += use.failures
         total.answered_by += use.answered_by
+        for name, kinds in use.passed_on.items():
+            total.passed_on[name] = total.passed_on.get(name, Counter()) + kinds
     return total
 
 

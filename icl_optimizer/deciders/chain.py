@@ -24,11 +24,13 @@ class ChainDecider(Decider):
     Attributes:
         make: Returns the decider of a model.
         answered_by: Queries answered, by name of the model.
+        passed_on: Queries that a model failed to answer, by its name and the kind of failure.
         deciders: Those made so far, by name of the model.
     """
 
     make: Callable[[LanguageModel], Decider] = field(kw_only=True)
     answered_by: Counter[str] = field(default_factory=Counter)
+    passed_on: dict[str, Counter[str]] = field(default_factory=dict)
     deciders: dict[str, Decider] = field(default_factory=dict)
 
     def prepare(self) -> None:
@@ -53,6 +55,7 @@ class ChainDecider(Decider):
                 answers = self._decider(model).answer(orders, queries)
             except ModelError as error:
                 failures.append(error)
+                self.passed_on.setdefault(model.name, Counter())[error.kind] += len(queries)
                 continue
             self.answered_by[model.name] += len(queries)
             return answers

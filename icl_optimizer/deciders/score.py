@@ -140,7 +140,7 @@ class ScoreDecider(Decider):
         """Return the scores of the examples as queries, ``(n, labels)``."""
         if not self._leaves_out(known):
             return self.scores(examples, [e.context for e in examples])
-        scores = {}
+        scores: dict[Example, Floats] = {}
         for group in _one_of_each(examples):
             rest = [e for e in examples if e not in group]
             rows = self.scores(rest, [e.context for e in group])

@@ -90,6 +90,7 @@ class ModelRow(BaseModel):
     fallback: int
     failures: dict[str, int]
     answered_by: dict[str, int]
+    passed_on: dict[str, dict[str, int]] = Field(default_factory=dict)
 
 
 class Explanations(BaseModel):

@@ -45,6 +45,12 @@ def models_table(run: Run) -> Table | None:
 def failures(run: Run) -> list[str]:
     """Return a sentence for each policy whose models failed, and for each unit that was stopped."""
     told = [_told(policy, use) for policy, use in run.models.items() if use.failures]
+    told += [
+        _passed_on(policy, use, model)
+        for policy, use in run.models.items()
+        for model in use.passed_on
+        if any(name != model for name in use.answered_by)
+    ]
     return told + [
         f"{policy}, seed {seed}, was stopped after the evaluation at {step:,} interactions; the "
         "tables below leave it out, the curves hold what it had measured. Repeat the command with "
@@ -54,11 +60,22 @@ def failures(run: Run) -> list[str]:
 
 
 def _told(policy: str, use: ModelRow) -> str:
-    kinds = ", ".join(f"{kind} {count:,}" for kind, count in sorted(use.failures.items()))
     return (
         f"{policy}: for {sum(use.failures.values()):,} of {use.asked:,} queries no model answered "
-        f"({kinds}); experience decided in its place."
+        f"({_kinds(use.failures)}); experience decided in its place."
     )
+
+
+def _passed_on(policy: str, use: ModelRow, model: str) -> str:
+    kinds = use.passed_on[model]
+    return (
+        f"{policy}: {model} failed to answer {sum(kinds.values()):,} queries ({_kinds(kinds)}); "
+        "the next model of the chain was asked."
+    )
+
+
+def _kinds(failures: dict[str, int]) -> str:
+    return ", ".join(f"{kind} {count:,}" for kind, count in sorted(failures.items()))
 
 
 def _abilities(use: ModelRow, model: str) -> str:

@@ -133,7 +133,7 @@ SETTINGS = (
     _scores("layout", "blocks", layout="blocks"),
     _scores("layout", "summary", layout="summary"),
     _scores("layout", "inadvisable", layout="inadvisable"),
-    _scores("layout", "guided", layout="guided"),
+    _scores("layout", "guided", FEW, layout="guided"),
     _scores("permuted labels", "exchange", permute_labels="exchange"),
     _scores("permuted labels", "letters", permute_labels="letters"),
 )

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from icl_optimizer.agent import ICLAgent, ICLConfig
 from icl_optimizer.decision import Outcome
 from icl_optimizer.environments.registry import make
-from icl_optimizer.errors import unknown_name
+from icl_optimizer.errors import ConfigurationError, unknown_name
 from icl_optimizer.llm.base import LanguageModel
 from icl_optimizer.llm.llamacpp import LlamaCpp
 from icl_optimizer.llm.wrapper import ModelWrapper, unwrapped
@@ -84,12 +84,13 @@ def run_levers(
         The rows of ``levers.csv``.
 
     Raises:
-        ConfigurationError: A scenario that does not exist.
+        ConfigurationError: A scenario that does not exist, or a folder with the trials of another
+            model.
     """
     folder = Path(out)
-    (folder / "trials").mkdir(parents=True, exist_ok=True)
     trials = list(_trials(_chosen(environments), seeds))
     language_model = model or LlamaCpp(threads=1)
+    _claim(folder / "trials", language_model)
     with progress("levers", len(trials), shown=progress_bar) as advance:
         for trial in trials:
             _finish(trial, language_model, folder / "trials" / trial.file)
@@ -98,6 +99,18 @@ def run_levers(
     rows.to_csv(folder / "levers.csv", index=False)
     (folder / "levers.md").write_text(lever_table(rows), encoding="utf-8")
     return rows
+
+
+def _claim(folder: Path, model: LanguageModel) -> None:
+    """Note whose trials the folder holds, or raise when they are another model's."""
+    folder.mkdir(parents=True, exist_ok=True)
+    note = folder / "model.txt"
+    if note.exists() and (found := note.read_text(encoding="utf-8")) != model.name:
+        raise ConfigurationError(
+            f"'{folder}' holds trials of the model '{found}', asked for '{model.name}'; "
+            "allowed: a new folder."
+        )
+    note.write_text(model.name, encoding="utf-8")
 
 
 def _chosen(names: Sequence[str] | None) -> list[Scenario]:
