@@ -86,6 +86,11 @@ class ICLConfig(BaseModel):
             raise ValueError(
                 f"style is '{self.style}' for decider '{self.decider}'; allowed: 'completion'"
             )
+        if self.order in ("similar", "nearest-again") and self.decider in ("channel", "predict"):
+            raise ValueError(
+                f"order is '{self.order}' for decider '{self.decider}'; "
+                "allowed: 'alternating', 'random'"
+            )
         if self.style == "turns" and self.layout != "completion":
             raise ValueError(
                 f"layout is '{self.layout}' for style 'turns', which has its own; "
@@ -130,7 +135,7 @@ def make_decider(config: ICLConfig, model: LanguageModel, builder: PromptBuilder
 def _decider_of(config: ICLConfig, model: LanguageModel, builder: PromptBuilder) -> Decider:
     kind = _possible(model) if config.decider == "auto" else config.decider
     if kind == "generate":
-        return GenerateDecider(model, builder, constrain=config.constrain, style=config.style)
+        return _writer(config, model, builder, config.constrain)
     if not model.capabilities.logprobs:
         raise ConfigurationError(
             f"model '{model.name}' returns no log-probabilities for decider='{kind}'; "
@@ -141,8 +146,8 @@ def _decider_of(config: ICLConfig, model: LanguageModel, builder: PromptBuilder)
     if kind == "channel":
         return _channel(config, model, builder, config.passes)
     if kind == "score" and config.decider == "auto":
-        writer = GenerateDecider(model, builder, constrain="first", style=config.style)
-        return ListedDecider(model, builder, score=_score(config, model, builder), writer=writer)
+        score, writer = _score(config, model, builder), _writer(config, model, builder, "first")
+        return ListedDecider(model, builder, score=score, writer=writer)
     if kind == "score":
         return _score(config, model, builder)
     return AutoDecider(
@@ -171,6 +176,14 @@ def _score(config: ICLConfig, model: LanguageModel, builder: PromptBuilder) -> D
     if config.permute_labels == "none":
         return scorers[0]
     return PermutedDecider(model, builder, scorers=scorers)
+
+
+def _writer(
+    config: ICLConfig, model: LanguageModel, builder: PromptBuilder, constrain: Constrain
+) -> Decider:
+    return GenerateDecider(
+        model, builder, constrain=constrain, style=config.style, order=config.order
+    )
 
 
 def _channel(

@@ -17,6 +17,8 @@ from icl_optimizer.problem import Context
 Keywords = tuple[str, ...]
 Order = Literal["alternating", "random", "similar", "nearest-again"]
 
+REPEATED = 2
+"""Examples that ``order="nearest-again"`` shows once more."""
 PRIOR = 0.2
 """Weight of each decision before any outcome; chosen on seeds that no table reports."""
 
@@ -71,6 +73,19 @@ def arrange(examples: Sequence[Example], order: Order, seed: int) -> list[Exampl
     if order == "random":
         return sorted(examples, key=lambda e: _shuffled(e.context, seed))
     return alternate(examples, seed)
+
+
+def fit_to(examples: Sequence[Example], context: Context, order: Order) -> list[Example]:
+    """Return the examples as ``order`` has them for the query ``context``.
+
+    ``similar``: those that share most words with it last. ``nearest-again``: the nearest two once
+    more at the end. The other orders do not look at the query.
+    """
+    if order == "similar":
+        return nearest_last(examples, context, len(examples))
+    if order == "nearest-again":
+        return [*examples, *nearest_last(examples, context, REPEATED)]
+    return list(examples)
 
 
 def alternate(examples: Sequence[Example], seed: int) -> list[Example]:

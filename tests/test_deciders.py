@@ -157,7 +157,8 @@ def test_similar_examples_come_last(builder: PromptBuilder) -> None:
     decider = ScoreDecider(model, builder, calibration="none", order="similar", passes=2)
     left(decider, thing("apple"), thing("stone"))
     shown = [[words[0] for words, _ in examples_of(p)] for p in model.prompts]
-    assert shown == [["stone", "apple"] * 2, ["apple", "stone"] * 2]
+    # the first time over in the stable order, which the model's prefix cache keeps
+    assert shown == [["apple", "stone", "stone", "apple"], ["apple", "stone"] * 2]
 
 
 def test_the_nearest_are_shown_again(builder: PromptBuilder) -> None:
@@ -269,6 +270,7 @@ def test_every_decision_bears_every_name() -> None:
     ("options", "message"),
     [
         ({"style": "turns", "decider": "channel"}, "style is 'turns' for decider 'channel'"),
+        ({"order": "similar", "decider": "predict"}, "allowed: 'alternating', 'random'"),
         ({"style": "turns", "layout": "blocks"}, "layout is 'blocks' for style 'turns'"),
         ({"permute_labels": "letters", "decider": "generate"}, "allowed: 'none'"),
     ],
@@ -505,6 +507,12 @@ def test_a_writing_model_may_be_asked_in_turns(builder: PromptBuilder) -> None:
     (prompt,) = model.prompts
     assert isinstance(prompt, Conversation)
     assert list(prompt.messages) == builder.turns(BOTH, thing("pear"))
+
+
+def test_a_writing_model_is_shown_similar_examples_last(builder: PromptBuilder) -> None:
+    model = ScriptedLLM(["right"])
+    left(GenerateDecider(model, builder, order="similar"), thing("apple"))
+    assert [w[0] for w, _ in examples_of(model.prompts[0])] == ["stone", "apple"]
 
 
 def test_a_model_without_constraint_falls_back_at_once(builder: PromptBuilder) -> None:

@@ -10,6 +10,7 @@ from icl_optimizer.problem import Context
 from icl_optimizer.selection import (
     alternate,
     arrange,
+    fit_to,
     nearest_last,
     relevant_keywords,
     restrict,
@@ -134,6 +135,15 @@ def test_the_random_order_is_fixed_and_does_not_alternate() -> None:
     assert len(actions) > 10
     for order in ("alternating", "similar", "nearest-again"):
         assert arrange(MIXED, order, 3) == alternate(MIXED, 3)
+
+
+def test_an_order_may_fit_the_query() -> None:
+    query = MIXED[4].context
+    rest = [e for e in MIXED if e is not MIXED[4]]
+    assert fit_to(MIXED, query, "similar") == [*rest, MIXED[4]]
+    # of equals the later one is nearer
+    assert fit_to(MIXED, query, "nearest-again") == [*MIXED, MIXED[8], MIXED[4]]
+    assert fit_to(MIXED, query, "alternating") == fit_to(MIXED, query, "random") == MIXED
 
 
 def test_the_nearest_examples_come_last() -> None:

@@ -141,6 +141,7 @@ class RunStore:
             "environment": self.config.environment,
             "scenario": self.config.scenario,
             "settings": config["settings"],
+            "drift_at": self.config.drift_at,
             "policies": list(self.config.policies),
             "llm": self.config.llm,
             "seeds": self.config.seeds,

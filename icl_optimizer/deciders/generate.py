@@ -13,7 +13,7 @@ from icl_optimizer.decision import MadeBy
 from icl_optimizer.experience import Example
 from icl_optimizer.llm.errors import ModelError
 from icl_optimizer.problem import Context
-from icl_optimizer.selection import nearest_last
+from icl_optimizer.selection import Order, fit_to, nearest_last
 
 Constrain = Literal["first", "retry"]
 
@@ -31,10 +31,12 @@ class GenerateDecider(Decider):
     max_tokens: int = 8
     constrain: Constrain = "retry"
     style: Style = "completion"
+    order: Order = "alternating"
 
     def prompt(self, examples: Sequence[Example], query: Context) -> str:
         """Return what the model answers."""
-        return styled(self.model, self.builder, self.style, examples, query)
+        shown = fit_to(examples, query, self.order)
+        return styled(self.model, self.builder, self.style, shown, query)
 
     def _answer(
         self, orders: Sequence[Sequence[Example]], queries: Sequence[Context]

@@ -15,12 +15,10 @@ from icl_optimizer.deciders.style import Style, spelled, styled
 from icl_optimizer.errors import unknown_name
 from icl_optimizer.experience import Example
 from icl_optimizer.problem import Context
-from icl_optimizer.selection import Order, nearest_last
+from icl_optimizer.selection import Order, fit_to
 
 Calibration = Literal["none", "content-free", "pool", "leave-one-out", "batch"]
 CALIBRATIONS: tuple[Calibration, ...] = ("none", "content-free", "pool", "leave-one-out", "batch")
-REPEATED = 2
-"""Examples that ``order="nearest-again"`` shows once more."""
 
 
 @dataclass
@@ -40,9 +38,8 @@ class ScoreDecider(Decider):
     - ``batch``: the mean score over earlier queries (Zhou et al. 2023, batch calibration).
 
     With several orders the calibrated scores are averaged. The examples are shown ``passes``
-    times over: a small model that has seen each of them come back copies the right one. With
-    ``order="similar"`` those nearest to the query come last, with ``order="nearest-again"`` the
-    nearest two are shown once more at the end; otherwise the order is that given.
+    times over: a small model that has seen each of them come back copies the right one. The last
+    time they may be in an order that suits the query.
     """
 
     calibration: Calibration = "pool"
@@ -68,12 +65,8 @@ class ScoreDecider(Decider):
 
     def prompt(self, examples: Sequence[Example], query: Context) -> str:
         """Return the text that the model continues with a label."""
-        shown = list(examples)
-        if self.order == "similar":
-            shown = nearest_last(shown, query, len(shown))
-        shown = shown * self.passes
-        if self.order == "nearest-again":
-            shown += nearest_last(examples, query, REPEATED)
+        shown = list(examples) * (self.passes - 1)
+        shown += fit_to(examples, query, self.order)
         return styled(self.model, self.builder, self.style, shown, query)
 
     def scores(self, examples: Sequence[Example], queries: Sequence[Context]) -> Floats:

@@ -94,6 +94,18 @@ def _draw_lines(axes: Axes, panel: Panel) -> None:
             fontsize=8,
             color="#444444",
         )
+    for mark in panel.marks:
+        axes.axvline(mark.at, color="#444444", linewidth=0.9, zorder=1)
+        axes.annotate(
+            mark.text,
+            (mark.at, 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(3, -3),
+            textcoords="offset points",
+            va="top",
+            fontsize=8,
+            color="#444444",
+        )
     _scale_x(axes, panel)
     axes.set_xlabel(panel.x.label)
     axes.set_ylabel(panel.y.label)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 from icl_optimizer.report.formatting import metric_value
 from icl_optimizer.report.loading import Run
@@ -39,6 +40,7 @@ def build_figures(run: Run) -> list[Figure]:
     palette = Palette.of(run)
     built = [
         _learning_curve(run, palette),
+        _recovery(run, palette),
         _while_learning(run, palette),
         _reward_by_kind(run, palette),
         _success_rate(run, palette),
@@ -54,13 +56,42 @@ def _learning_curve(run: Run, palette: Palette) -> Figure | None:
     if not curves:
         return None
     rules = (Rule(0.95, "95 %"),) if metric == "optimality" else ()
-    panel = _panel("", run, palette, curves, metric, rules=rules)
+    drift = run.config.drift_at
+    marks = () if drift is None else (Rule(float(drift), "the environment changes"),)
+    panel = _panel("", run, palette, curves, metric, rules=rules, marks=marks)
     caption = (
         f"Greedy decisions on held-out tasks, after so many interactions. {BAND} {ACROSS}"
         f"{' Dashed: 95 % of the oracle.' if rules else ''}{_cut_note(panel)}"
     )
     alt = f"Line chart of {metric} against interactions. {_endings(curves, metric, palette)}"
     return Figure("learning-curve", "Learning curve", caption, alt, (panel,))
+
+
+def _recovery(run: Run, palette: Palette) -> Figure | None:
+    """Return the curves after a drift, over the interactions since."""
+    drift, metric = run.config.drift_at, headline(run)
+    if drift is None:
+        return None
+    moving = learners(run)
+    curves = {
+        entry: curve.since(drift)
+        for entry, curve in eval_curves(run, metric).items()
+        if entry in moving and curve.steps[-1] > drift
+    }
+    if not curves:
+        return None
+    rules = (Rule(0.95, "95 %"),) if metric == "optimality" else ()
+    panel = _panel("", run, palette, curves, metric, rules=rules)
+    panel = replace(panel, x=Axis("interactions since the environment changed", "decisions", True))
+    caption = (
+        f"The environment changed after {drift:,} interactions; the curves begin there. {BAND}"
+        f"{_cut_note(panel)}"
+    )
+    alt = (
+        f"Line chart of {metric} against the interactions since the change. "
+        f"{_endings(curves, metric, palette)}"
+    )
+    return Figure("recovery", "Recovery from the change", caption, alt, (panel,))
 
 
 def _while_learning(run: Run, palette: Palette) -> Figure | None:
@@ -145,6 +176,7 @@ def _panel(
     *,
     levels: Mapping[Entry, Curve] | None = None,
     rules: Iterable[Rule] = (),
+    marks: Iterable[Rule] = (),
 ) -> Panel:
     """Return the curves as lines; fixed rules and ``levels`` as lines across the whole panel."""
     moving = learners(run)
@@ -165,6 +197,7 @@ def _panel(
         _y_axis(metric, [v.mean for s in series for v in s.values]),
         tuple(series),
         rules=tuple(rules),
+        marks=tuple(marks),
     )
 
 

@@ -47,6 +47,7 @@ def interactive(figure: Figure) -> Json:
         layout[f"yaxis{suffix}"] = _y_axis(panel) | {"domain": [bottom, top]}
         layout["annotations"] += _annotations(panel, axes, top)
         layout["shapes"] += [_rule(rule, axes, across=not bars) for rule in panel.rules]
+        layout["shapes"] += [_rule(mark, axes, across=False) for mark in panel.marks]
     picture: Json = Picture(data=traces, layout=layout).to_plotly_json()
     return {"data": picture["data"], "layout": picture["layout"]}
 
@@ -205,6 +206,7 @@ def _annotations(panel: Panel, axes: Json, top: float) -> list[Json]:
     notes = [_bar_note(place, bar, panel, axes) for place, bar in enumerate(panel.bars)]
     if not panel.bars:
         notes += [_rule_note(rule, axes) for rule in panel.rules]
+        notes += [_mark_note(mark, axes, log=panel.x.log) for mark in panel.marks]
     if panel.title:
         where = {"xref": "paper", "x": 0, "yref": "paper", "y": top}
         shape = {"xanchor": "left", "yanchor": "bottom", "showarrow": False, "yshift": 4}
@@ -246,6 +248,20 @@ def _rule_note(rule: Rule, axes: Json) -> Json:
         "y": rule.at,
         "xanchor": "left",
         "yanchor": "middle",
+        "showarrow": False,
+        "font": {"color": "#444444"},
+    }
+
+
+def _mark_note(mark: Rule, axes: Json, *, log: bool) -> Json:
+    return {
+        "text": html.escape(mark.text),
+        "xref": axes["xaxis"],
+        "yref": f"{axes['yaxis']} domain",
+        "x": math.log10(mark.at) if log else mark.at,
+        "y": 1,
+        "xanchor": "left",
+        "yanchor": "top",
         "showarrow": False,
         "font": {"color": "#444444"},
     }

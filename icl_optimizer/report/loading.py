@@ -36,6 +36,7 @@ class RunConfig(BaseModel):
     command: str
     versions: dict[str, str]
     title: str = ""
+    drift_at: int | None = None
 
     @property
     def seed_count(self) -> int:

@@ -30,6 +30,11 @@ class Curve:
     steps: tuple[int, ...]
     values: tuple[Estimate, ...]
 
+    def since(self, start: int) -> Curve:
+        """Return what comes after ``start``, with steps counted from there."""
+        later = [(s - start, v) for s, v in zip(self.steps, self.values, strict=True) if s > start]
+        return Curve(self.entry, tuple(s for s, _ in later), tuple(v for _, v in later))
+
     def at(self, step: int) -> Estimate | None:
         """Return the estimate at the last checkpoint that is not beyond ``step``."""
         inside = [v for s, v in zip(self.steps, self.values, strict=True) if s <= step]

@@ -89,7 +89,10 @@ class Rule:
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes with lines or with bars; bars have no ``y`` axis but their names."""
+    """One pair of axes with lines or with bars; bars have no ``y`` axis but their names.
+
+    ``rules`` stand at a value, ``marks`` at a position of the x axis.
+    """
 
     title: str
     x: Axis
@@ -97,6 +100,7 @@ class Panel:
     series: tuple[Series, ...] = ()
     bars: tuple[Bar, ...] = ()
     rules: tuple[Rule, ...] = ()
+    marks: tuple[Rule, ...] = ()
 
     def x_range(self) -> tuple[float, float]:
         """Return the first and last position of any line."""

@@ -105,6 +105,7 @@ def key_table(run: Run, *, brief: bool = False) -> Table:
         "success rate": lambda s: _last(success, s.entry, "success_rate"),
         "delay s" if brief else "delay, s": lambda s: _last(delay, s.entry, "delay_s"),
         f"to{FIXED}95{FIXED}%" if brief else "interactions to 95 %": lambda s: _reached(run, s),
+        "to recover" if brief else "interactions to recover": lambda s: _recovered(run, s),
         "LLM calls": lambda s: _cost(run, s.entry, "llm_calls"),
         "prompt tokens": lambda s: _cost(run, s.entry, "prompt_tokens"),
         "ms p50 / p95" if brief else "decision p50 / p95, ms": lambda s: _latency(run, s.entry),
@@ -177,6 +178,14 @@ def _reached(run: Run, standing: Standing) -> str:
     if not standing.learns:
         return "from the start" if standing.final.mean >= THRESHOLD else "never"
     reached = cost(run, standing.entry, "interactions_to_95")
+    return "not reached" if reached is None else reached_text(run, reached)
+
+
+def _recovered(run: Run, standing: Standing) -> str:
+    drifted = run.config.drift_at is not None and standing.learns
+    if not drifted or headline(run) != "optimality":
+        return MISSING
+    reached = cost(run, standing.entry, "interactions_to_recover")
     return "not reached" if reached is None else reached_text(run, reached)
 
 

@@ -1,49 +1,54 @@
-"""The table of the study of the levers."""
+"""The tables of the study of the levers."""
 
 from __future__ import annotations
 
 import pandas as pd
 
 from icl_optimizer.comparison.statistics import estimate
+from icl_optimizer.report.formatting import MISSING, number, with_interval
+from icl_optimizer.studies.tables import markdown
 
-METRIC = "balanced_accuracy"
+METRIC, RATE = "balanced_accuracy", "decisions_per_s"
+TIMED_IN = ("closed", "new words")
+"""Where speeds are shown: a pool of short prompts and one of long prompts."""
+TITLES = {"choose": "Chosen by", "report": "Reported"}
 
 
-def lever_table(rows: pd.DataFrame) -> str:
-    """Return Markdown: for each split and setting balanced accuracy with its interval, and speed.
+def lever_tables(rows: pd.DataFrame) -> str:
+    """Return Markdown: for each split a table of balanced accuracy with its interval, and speed.
 
     Args:
         rows: Those of ``levers.csv``.
     """
-    parts = []
-    for split, part in rows.groupby("split", sort=False):
-        parts.append(f"## {split}\n\n{_split_table(part)}")
-    return "\n\n".join(parts) + "\n"
-
-
-def _split_table(rows: pd.DataFrame) -> str:
-    places = list(rows[["environment", "mix"]].drop_duplicates().itertuples(index=False, name=None))
-    names = [_place(environment, mix) for environment, mix in places]
-    lines = [
-        f"| lever | setting | {' | '.join(names)} | decisions/s |",
-        "|" + "---|" * (len(names) + 3),
+    parts = [
+        f"## {TITLES[str(split)]}\n\n{markdown(_table(part))}\n"
+        for split, part in rows.groupby("split", sort=False)
     ]
+    return "\n".join(parts)
+
+
+def _table(rows: pd.DataFrame) -> list[list[str]]:
+    found = rows[["environment", "mix"]].drop_duplicates().itertuples(index=False, name=None)
+    places = [(str(environment), str(mix)) for environment, mix in found]
+    timed = [place for place in TIMED_IN if (rows["environment"] == place).any()]
+    names = [_place(*place) for place in places] + [f"decisions/s, {place}" for place in timed]
+    table = [["lever", "setting", *names]]
     for (lever, setting), part in rows.groupby(["lever", "setting"], sort=False):
-        cells = [_cell(part, *place) for place in places]
-        rate = part.loc[part["metric"] == "decisions_per_s", "value"].median()
-        lines.append(f"| {lever} | {setting} | {' | '.join(cells)} | {rate:.1f} |")
-    return "\n".join(lines)
+        cells = [_quality(part, *place) for place in places]
+        speeds = [_speed(part, place) for place in timed]
+        table.append([str(lever), str(setting), *cells, *speeds])
+    return table
 
 
 def _place(environment: str, mix: str) -> str:
     return environment if mix == "as learned" else f"{environment}, {mix}"
 
 
-def _cell(rows: pd.DataFrame, environment: str, mix: str) -> str:
+def _quality(rows: pd.DataFrame, environment: str, mix: str) -> str:
     here = (rows["environment"] == environment) & (rows["mix"] == mix) & (rows["metric"] == METRIC)
-    if not here.any():
-        return "–"
-    found = estimate(rows.loc[here, "value"].to_numpy())
-    if found.low == found.high:
-        return f"{found.mean:.2f}"
-    return f"{found.mean:.2f} [{found.low:.2f}, {found.high:.2f}]"
+    return with_interval(METRIC, estimate(rows.loc[here, "value"])) if here.any() else MISSING
+
+
+def _speed(rows: pd.DataFrame, environment: str) -> str:
+    here = (rows["environment"] == environment) & (rows["metric"] == RATE)
+    return number(float(rows.loc[here, "value"].median())) if here.any() else MISSING

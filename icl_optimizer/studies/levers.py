@@ -31,7 +31,7 @@ from icl_optimizer.studies.lever_settings import (
     Setting,
     Split,
 )
-from icl_optimizer.studies.lever_table import lever_table
+from icl_optimizer.studies.lever_table import lever_tables
 
 COLUMNS = ["environment", "mix", "lever", "setting", "seed", "split", "metric", "value"]
 TIMED = 5
@@ -63,8 +63,8 @@ def run_levers(
     environments: Sequence[str] | None = None,
     model: LanguageModel | None = None,
     *,
-    progress_bar: bool = False,
-) -> pd.DataFrame:
+    progress_bar: bool = True,
+) -> Path:
     """Measure every lever and write ``levers.csv`` and ``levers.md``.
 
     A pool is filled by random decisions, the same for every setting, and frozen; then the agent
@@ -81,7 +81,7 @@ def run_levers(
         progress_bar: Whether to show progress.
 
     Returns:
-        The rows of ``levers.csv``.
+        The path of ``levers.md``.
 
     Raises:
         ConfigurationError: A scenario that does not exist, or a folder with the trials of another
@@ -97,8 +97,9 @@ def run_levers(
             advance(1)
     rows = pd.concat([_read(folder / "trials" / t.file) for t in trials], ignore_index=True)
     rows.to_csv(folder / "levers.csv", index=False)
-    (folder / "levers.md").write_text(lever_table(rows), encoding="utf-8")
-    return rows
+    table = folder / "levers.md"
+    table.write_text(lever_tables(rows), encoding="utf-8")
+    return table
 
 
 def _claim(folder: Path, model: LanguageModel) -> None:
@@ -172,7 +173,7 @@ def _agent(trial: Trial, model: LanguageModel, log: list[Outcome]) -> ICLAgent:
     env = make(
         "offloading", 1, **trial.scenario.queries(next(iter(trial.scenario.mixes)), trial.split)
     )
-    config = ICLConfig(cache=False, **trial.setting.options)
+    config = ICLConfig(cache=False, ageing="none", **trial.setting.options)
     return ICLAgent(env.problem, model, config, seed=trial.seed).learn_from(log)
 
 
