@@ -27,6 +27,7 @@ from icl_optimizer.experience import Example, ExperiencePool
 from icl_optimizer.exploration import NO_TRIAL, Trial
 from icl_optimizer.icl_config import ICLConfig, make_decider
 from icl_optimizer.llm.base import LanguageModel
+from icl_optimizer.llm.chain import watched
 from icl_optimizer.llm.errors import PromptTooLongError
 from icl_optimizer.policy import Policy, one_hot, rows_of
 from icl_optimizer.problem import Context, Problem
@@ -227,7 +228,7 @@ class ICLAgent(Policy):
         """Return answer, seconds and prompt tokens for each context."""
         if not contexts:
             return []
-        started, before = time.perf_counter(), self.model.usage.prompt_tokens
+        started = time.perf_counter()
         keywords, examples = self._table()
         queries = [restrict(c, keywords) for c in contexts]
         shown = self.builder.signature(examples)
@@ -240,12 +241,14 @@ class ICLAgent(Policy):
             else:
                 known[query] = cached
         self.asked += len(new)
-        fresh = dict(zip(new, self._answers(examples, new), strict=True))
+        # of these queries alone, whatever other threads ask meanwhile
+        with watched(self.model) as used:
+            fresh = dict(zip(new, self._answers(examples, new), strict=True))
         for query, answer in fresh.items():
             if self.config.cache and not answer.passing:
                 self._cache[shown, query] = answer.again()
         seconds = (time.perf_counter() - started) / len(contexts)
-        tokens = (self.model.usage.prompt_tokens - before) // len(contexts)
+        tokens = sum(usage.prompt_tokens for usage in used) // len(contexts)
         results = []
         for query in queries:
             answer = known.get(query) or fresh[query]

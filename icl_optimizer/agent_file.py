@@ -24,4 +24,6 @@ def read_agent(path: str | Path) -> dict[str, Any]:
             f"saved agent '{path}' has format version {data.get('format_version')}; "
             f"allowed: {FORMAT_VERSION}. Train it again with this version."
         )
+    # saved before a pool could age: it goes on as it did
+    data["config"].setdefault("ageing", "none")
     return data

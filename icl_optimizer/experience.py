@@ -125,6 +125,7 @@ class ExperiencePool:
 
     def add(self, outcome: Outcome) -> Literal["good", "bad"]:
         """Take one outcome in and return its evaluation; censored ones count for nothing."""
+        self.problem.check_context(outcome.context)
         if outcome.censored:
             return "bad"
         self.received += 1

@@ -141,7 +141,7 @@ class Policy(ABC):
         """Return the situations in words."""
         if isinstance(situations, np.ndarray):
             return self.problem.describe_all(situations)
-        return list(situations)
+        return [self.problem.check_context(context) for context in situations]
 
     def rule_decision(
         self,

@@ -189,19 +189,16 @@ class Problem:
     horizon: int
 
     def __post_init__(self) -> None:
-        """Check the labels, and that no word of a column would be changed in a prompt."""
-        for column in self.columns:
-            for word in column.words:
-                if clean_word(word) != word:
-                    raise ConfigurationError(
-                        f"column '{column.name}' has the word {word!r}; allowed: words that a "
-                        f"prompt can show as they are, such as {clean_word(word)!r}."
-                    )
+        """Check the labels, and that a prompt can show every name and word as it is."""
         different = len(set(self.labels)) == len(self.labels) >= 2
         if not different or not all(is_line(label) for label in self.labels):
             raise ConfigurationError(
                 f"labels are {self.labels}; allowed: at least two different names of one line."
             )
+        _check_shown("labels have", self.labels)
+        for column in self.columns:
+            _check_shown("columns have the name", (column.name,))
+            _check_shown(f"column '{column.name}' has the word", column.words)
 
     def describe(self, observation: NDArray[Any]) -> Context:
         """Return one observation, shape ``(len(columns),)``, in words."""
@@ -241,6 +238,26 @@ class Problem:
         """Return the index of ``label``."""
         return self.labels.index(label)
 
+    def check_context(self, context: Context) -> Context:
+        """Return ``context``, or raise when its keywords are not the problem's, in order."""
+        names = tuple(c.name for c in self.columns)
+        if tuple(context) != names:
+            raise ConfigurationError(
+                f"a context has the keywords {', '.join(context) or 'none'}; allowed: "
+                f"{', '.join(names)}, in this order."
+            )
+        return context
+
     def context(self, words: Sequence[str]) -> Context:
         """Return the context with these words, one per column."""
         return Context(dict(zip((c.name for c in self.columns), words, strict=True)))
+
+
+def _check_shown(what: str, texts: Sequence[str]) -> None:
+    """Raise for a text that would be changed before it is shown in a prompt."""
+    for text in texts:
+        if isinstance(text, str) and text and clean_word(text) != text:
+            raise ConfigurationError(
+                f"{what} {text!r}; allowed: what a prompt can show as it is, such as "
+                f"{clean_word(text)!r}."
+            )

@@ -159,6 +159,20 @@ def test_a_pool_saved_before_there_was_ageing_is_read() -> None:
     ]
 
 
+def test_an_agent_saved_before_there_was_ageing_goes_on_without(tmp_path: Path) -> None:
+    prompts, file = write_templates(tmp_path), tmp_path / "agent.json"
+    agent = ICLAgent(PROBLEM, CopyNearest(), prompts=prompts)
+    assert agent.pool.ageing == "surprise"
+    agent.learn_from(outcomes(30, NOISES["none"], 8)).save(file)
+    again = ICLAgent(PROBLEM, CopyNearest(), prompts=prompts).load(file)
+    assert again.pool.to_json() == agent.pool.to_json()
+    data = json.loads(file.read_text())
+    del data["config"]["ageing"], data["pool"]["ageing"], data["pool"]["counted"]
+    file.write_text(json.dumps(data))
+    old = ICLAgent(PROBLEM, CopyNearest(), prompts=prompts).load(file)
+    assert (old.config.ageing, old.pool.ageing, old.pool.counted) == ("none", "none", 30)
+
+
 def test_bets_earn_what_the_mixture_of_powers_does() -> None:
     powers = (np.arange(100_000) + 0.5) / 100_000
     for p in (1e-6, 0.001, 0.05, 0.3, 0.5, 0.9, 512 / 513, 1.0):

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from tiny_prompts import CopyNearest, write_templates
 from icl_optimizer.agent import ICLAgent, ICLConfig
 from icl_optimizer.comparison.model_use import model_use
 from icl_optimizer.deciders.chain import ChainDecider
+from icl_optimizer.decision import Outcome
 from icl_optimizer.errors import ConfigurationError, FailureKind, ModelError
 from icl_optimizer.llm import Capabilities, FunctionLLM, ScriptedLLM
 from icl_optimizer.llm.chain import ModelChain, split_chain
+from icl_optimizer.problem import Context
 
 PROBLEM = tiny_problem()
 
@@ -239,3 +242,66 @@ def test_a_remote_model_is_not_asked_before_the_first_decision(prompts: Path) ->
     policy = ICLAgent(PROBLEM, far, config, prompts=prompts).learn_from(random_log())
     assert [d.action for d in policy.decide(SITUATIONS)] == list(ANSWERS)
     assert policy.failures["connection"] == 3
+
+
+def test_models_of_one_name_are_both_asked(prompts: Path) -> None:
+    first, second = Failing(always=True), Failing()
+    policy = agent(prompts, ModelChain([first, second]))
+    assert {d.made_by for d in policy.decide(SITUATIONS)} <= {"llm", "cache"}
+    assert isinstance(policy.decider, ChainDecider)
+    assert policy.decider.answered_by == {"failing (2)": 3}
+
+
+def test_a_model_that_cannot_score_does_not_keep_the_next_from_it(prompts: Path) -> None:
+    chain = ModelChain([ScriptedLLM(["left"]), CopyNearest()])
+    policy = agent(prompts, chain)
+    assert [d.action for d in policy.decide(SITUATIONS)] == list(ANSWERS)
+    assert policy.decider.passed_on == {"scripted": {"request": 3}}  # type: ignore[attr-defined]
+
+
+def test_one_unlisted_query_does_not_change_how_the_others_are_asked(prompts: Path) -> None:
+    class Odd(CopyNearest):
+        remote = True
+
+        def _score(self, prompts: list[str], labels: list[str]) -> Any:
+            if any("odd" in prompt for prompt in prompts):
+                raise ModelError("none of the labels is listed", "answer")
+            return super()._score(prompts, labels)
+
+    config = ICLConfig(calibration="none", cache=False)
+    policy = ICLAgent(PROBLEM, Odd(), config, prompts=prompts).learn_from(random_log())
+    odd = PROBLEM.context(("odd thing", "light"))
+    stone = PROBLEM.context(("stone", "light"))
+    probabilities = [policy.decide([c])[0].probabilities for c in (stone, odd, stone)]
+    # written answers are certain, scored ones are not
+    assert [max(row) == 1.0 for row in probabilities] == [False, True, False]
+    assert max(policy.decide([stone, odd, stone])[2].probabilities) < 1.0
+
+
+def test_tokens_are_those_of_the_decision(prompts: Path) -> None:
+    policy = agent(prompts, Meeting(3), in_flight=3, cache=False)
+    alone = agent(prompts, CopyNearest(), cache=False).decide(SITUATIONS[:1])[0].prompt_tokens
+
+    async def decide_all() -> list[int]:
+        batches = await asyncio.gather(*(policy.adecide(SITUATIONS[:1]) for _ in range(6)))
+        return [batch[0].prompt_tokens for batch in batches]
+
+    assert alone > 0
+    assert asyncio.run(decide_all()) == [alone] * 6
+
+
+@pytest.mark.parametrize("words", [{"Thing": "stone"}, {"Weight": "light", "Thing": "stone"}, {}])
+def test_contexts_need_the_problems_keywords(prompts: Path, words: dict[str, str]) -> None:
+    policy = agent(prompts, CopyNearest())
+    with pytest.raises(ConfigurationError, match=r"allowed: Thing, Weight, in this order"):
+        policy.decide([Context(words)])
+    with pytest.raises(ConfigurationError, match=r"allowed: Thing, Weight, in this order"):
+        policy.update([Outcome(1, Context(words), 0, 1.0)])
+
+
+def test_names_that_a_prompt_cannot_show_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="labels have 'local -> offload'"):
+        replace(PROBLEM, labels=("local -> offload", "other"))
+    column = replace(PROBLEM.columns[0], name="A\nRule: local")
+    with pytest.raises(ConfigurationError, match="columns have the name"):
+        replace(PROBLEM, columns=(column,))

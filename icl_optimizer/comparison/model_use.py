@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from icl_optimizer.agent import ICLAgent
-from icl_optimizer.deciders import Decider, ListedDecider
+from icl_optimizer.deciders import Decider, DeciderCounts, ListedDecider
 from icl_optimizer.deciders.chain import ChainDecider
 from icl_optimizer.policy import Policy
 
@@ -24,7 +24,7 @@ class ModelUse:
         invalid: Answers that named no label.
         fallback: Queries that experience answered in the model's place.
         failures: Of those, the queries whose request failed, by kind of failure.
-        answered_by: In a chain, queries answered, by name of the model.
+        answered_by: Queries answered, by name of the model.
         passed_on: In a chain, queries that a model failed to answer, by its name and the kind of
             failure.
     """
@@ -70,17 +70,28 @@ def model_use(policy: Policy) -> ModelUse | None:
         return None
     decider = policy.decider
     parts = decider.deciders if isinstance(decider, ChainDecider) else {decider.model.name: decider}
-    counts = [part.counts for part in parts.values()]
+    counts = [_counts(part) for part in parts.values()]
     return ModelUse(
         {name: _kind(part) for name, part in parts.items()},
-        {name: asdict(part.model.capabilities) for name, part in parts.items()},
+        {
+            name: asdict(found)
+            for name, part in parts.items()
+            if (found := part.model.known_capabilities) is not None
+        },
         policy.asked,
         sum(c.invalid for c in counts),
         sum(c.fallback for c in counts) + policy.failures.total(),
         Counter(policy.failures),
-        Counter(decider.answered_by if isinstance(decider, ChainDecider) else {}),
+        _answered_by(policy),
         dict(decider.passed_on) if isinstance(decider, ChainDecider) else {},
     )
+
+
+def _answered_by(policy: ICLAgent) -> Counter[str]:
+    decider = policy.decider
+    if isinstance(decider, ChainDecider):
+        return Counter(decider.answered_by)
+    return Counter({decider.model.name: policy.asked - policy.failures.total()})
 
 
 def together(uses: Iterable[ModelUse]) -> ModelUse:
@@ -104,3 +115,10 @@ def _kind(decider: Decider) -> str:
     if isinstance(decider, ListedDecider):
         return _kind(decider.now)
     return type(decider).__name__.removesuffix("Decider").lower()
+
+
+def _counts(decider: Decider) -> DeciderCounts:
+    """Return what happened to queries; that of a decider's parts where it has some."""
+    if isinstance(decider, ListedDecider):
+        return decider.writer.counts
+    return decider.counts

@@ -13,7 +13,13 @@ from icl_optimizer.comparison.store import RunStore
 from icl_optimizer.comparison.unit import Unit, UnitResult, unit_budget
 from icl_optimizer.deciders.chain import ChainDecider
 from icl_optimizer.environments.registry import get_spec, make
-from icl_optimizer.errors import ConfigurationError, invalid_fields
+from icl_optimizer.errors import (
+    BudgetError,
+    ConfigurationError,
+    ModelError,
+    ReplayError,
+    invalid_fields,
+)
 from icl_optimizer.llm.base import LanguageModel
 from icl_optimizer.llm.guard import GuardOptions, guard
 from icl_optimizer.llm.opening import open_llm, validate_chain
@@ -22,6 +28,8 @@ from icl_optimizer.prompting import PromptBuilder
 from icl_optimizer.rollout import progress
 
 Work = tuple[str, int]
+EXPECTED = (BudgetError, ModelError, ReplayError)
+"""What may stop a unit, and leaves the others as they are."""
 
 
 def compare(
@@ -157,19 +165,31 @@ def _run_parallel(
     from joblib import Parallel, delayed
 
     calls = (delayed(_run_alone)(config, policy, seed, access) for policy, seed in work)
-    for policy, seed, result in Parallel(n_jobs=jobs, return_as="generator_unordered")(calls):
-        store.keep(policy, seed, result)
-        advance(unit_budget(config, policy))
+    stopped: list[Exception] = []
+    parallel = Parallel(n_jobs=jobs, return_as="generator_unordered")
+    for policy, seed, result, error in parallel(calls):
+        if error is None:
+            store.keep(policy, seed, result)
+            advance(unit_budget(config, policy))
+        else:
+            store.keep_partial(policy, seed, result)
+            stopped.append(error)
+    if stopped:
+        raise stopped[0]
 
 
 def _run_alone(
     config: ComparisonConfig, policy: str, seed: int, access: GuardOptions
-) -> tuple[str, int, UnitResult]:
-    """Run one unit in a process of its own."""
+) -> tuple[str, int, UnitResult, Exception | None]:
+    """Run one unit in a process of its own; return what it measured, and what stopped it."""
     needs_llm = get_policy_spec(policy).needs_llm
     # one thread each: processes that share the cores would otherwise wait for each other
     model = open_llm(config.llm, access, **_one_thread(config.llm)) if needs_llm else None
-    return policy, seed, Unit(config, policy, seed, model, access.prices).run(lambda steps: None)
+    unit = Unit(config, policy, seed, model, access.prices)
+    try:
+        return policy, seed, unit.run(lambda steps: None), None
+    except EXPECTED as error:
+        return policy, seed, unit.result, error
 
 
 def _one_thread(spec: str) -> dict[str, int]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from icl_optimizer.deciders.base import Answer, Decider
+from icl_optimizer.errors import ConfigurationError
 from icl_optimizer.experience import Example
 from icl_optimizer.llm.base import LanguageModel
 from icl_optimizer.llm.chain import ModelChain, combined
@@ -32,6 +33,16 @@ class ChainDecider(Decider):
     answered_by: Counter[str] = field(default_factory=Counter)
     passed_on: dict[str, Counter[str]] = field(default_factory=dict)
     deciders: dict[str, Decider] = field(default_factory=dict)
+    _chain: list[tuple[str, LanguageModel]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Give each model a name of its own."""
+        models = self.model.models if isinstance(self.model, ModelChain) else (self.model,)
+        names: Counter[str] = Counter()
+        for model in models:
+            names[model.name] += 1
+            number = names[model.name]
+            self._chain.append((model.name if number == 1 else f"{model.name} ({number})", model))
 
     def prepare(self) -> None:
         """Find out now what the first model that answers can do.
@@ -50,31 +61,33 @@ class ChainDecider(Decider):
         self, orders: Sequence[Sequence[Example]], queries: Sequence[Context]
     ) -> list[Answer]:
         failures = []
-        for model in self._models:
+        for name, model in self._chain:
             try:
-                answers = self._decider(model).answer(orders, queries)
+                answers = self._decider(name, model).answer(orders, queries)
             except ModelError as error:
                 failures.append(error)
-                self.passed_on.setdefault(model.name, Counter())[error.kind] += len(queries)
+                self.passed_on.setdefault(name, Counter())[error.kind] += len(queries)
                 continue
-            self.answered_by[model.name] += len(queries)
+            self.answered_by[name] += len(queries)
             return answers
         raise combined(failures)
 
     def _first_possible(self) -> Decider:
         failures = []
-        for model in self._models:
+        for name, model in self._chain:
             try:
-                return self._decider(model)
+                return self._decider(name, model)
             except ModelError as error:
                 failures.append(error)
         raise combined(failures)
 
-    def _decider(self, model: LanguageModel) -> Decider:
-        if model.name not in self.deciders:
-            self.deciders[model.name] = self.make(model)
-        return self.deciders[model.name]
-
-    @property
-    def _models(self) -> tuple[LanguageModel, ...]:
-        return self.model.models if isinstance(self.model, ModelChain) else (self.model,)
+    def _decider(self, name: str, model: LanguageModel) -> Decider:
+        if name not in self.deciders:
+            try:
+                self.deciders[name] = self.make(model)
+            except ConfigurationError as error:
+                if len(self._chain) == 1:
+                    raise
+                # one that cannot do what is asked for must not keep the others from it
+                raise ModelError(str(error), "request") from error
+        return self.deciders[name]

@@ -54,10 +54,11 @@ class GenerateDecider(Decider):
         texts = self.model.generate(prompts, max_tokens=self.max_tokens)
         actions = [self.parse(text) for text in texts]
         missing = [i for i, action in enumerate(actions) if action is None]
-        self.counts.invalid += len(missing)
         if held:
             for i in missing:
                 actions[i] = self._ask_held(prompts[i])
+        # once all is answered: a request that fails is asked again from the start
+        self.counts.invalid += len(missing)
         return actions
 
     def _ask_held(self, prompt: str) -> int | None:

@@ -83,6 +83,11 @@ class LanguageModel(ABC):
         return self._capabilities
 
     @property
+    def known_capabilities(self) -> Capabilities | None:
+        """What is known of the capabilities so far; the model is not asked."""
+        return self._capabilities
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What an answer depends on beside the request: plain JSON values without secrets."""
         return {"name": self.name}

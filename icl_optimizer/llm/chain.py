@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import reduce
 from operator import add
 from typing import Any, TypeVar
@@ -96,6 +96,14 @@ class ModelChain(LanguageModel):
     @contextmanager
     def _timed(self) -> Iterator[None]:
         yield
+
+
+@contextmanager
+def watched(model: LanguageModel) -> Iterator[list[Usage]]:
+    """Yield what the block makes each model of ``model`` do, in this thread and those it starts."""
+    models = model.models if isinstance(model, ModelChain) else (model,)
+    with ExitStack() as stack:
+        yield [stack.enter_context(each.usage.watch()) for each in models]
 
 
 def combined(failures: Sequence[ModelError]) -> ModelError:

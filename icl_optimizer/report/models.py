@@ -23,20 +23,23 @@ _ABILITIES = {
 def models_table(run: Run) -> Table | None:
     """Return a row for each policy and model that was asked; None where none was."""
     table = Table(
-        ["policy", "model", "asked for", "the model gives", "queries", "invalid", "by experience"]
+        ["policy", "model", "asked for", "the model gives", "answered", "invalid", "by experience"]
     )
     for policy, use in run.models.items():
-        for model, decider in use.decider.items():
-            answered = use.answered_by.get(model, use.asked)
+        # those that failed before they could be asked for anything come first
+        models = dict.fromkeys((*use.passed_on, *use.decider))
+        for number, model in enumerate(models):
+            decider = use.decider.get(model, "")
+            # invalid answers and fallbacks are the policy's, told once
+            whole = [f"{use.invalid:,}", f"{use.fallback:,}"] if number == 0 else ["", ""]
             table.rows.append(
                 [
                     policy,
                     model,
-                    _DECIDERS.get(decider, decider),
+                    _DECIDERS.get(decider, decider or "nothing: it failed at once"),
                     _abilities(use, model),
-                    f"{answered:,}",
-                    f"{use.invalid:,}",
-                    f"{use.fallback:,}",
+                    f"{use.answered_by.get(model, 0):,}",
+                    *whole,
                 ]
             )
     return table if table.rows else None
@@ -49,7 +52,7 @@ def failures(run: Run) -> list[str]:
         _passed_on(policy, use, model)
         for policy, use in run.models.items()
         for model in use.passed_on
-        if any(name != model for name in use.answered_by)
+        if any(count and name != model for name, count in use.answered_by.items())
     ]
     return told + [
         f"{policy}, seed {seed}, was stopped after the evaluation at {step:,} interactions; the "
@@ -79,7 +82,9 @@ def _kinds(failures: dict[str, int]) -> str:
 
 
 def _abilities(use: ModelRow, model: str) -> str:
-    found = use.capabilities.get(model, {})
+    found = use.capabilities.get(model)
+    if found is None:
+        return "not known"
     texts = [text for key, text in _ABILITIES.items() if found.get(key)]
     if found.get("top_logprobs"):
         texts[0] += f" ({found['top_logprobs']} listed)"
