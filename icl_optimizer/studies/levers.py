@@ -36,7 +36,7 @@ from icl_optimizer.studies.lever_table import lever_tables
 COLUMNS = ["environment", "mix", "lever", "setting", "seed", "split", "metric", "value"]
 TIMED = 5
 """Decisions whose time is taken."""
-MOST_TO_CHOOSE = 3
+MOST_TO_CHOOSE = 2
 """Seeds of the split that defaults are chosen by."""
 FIRST_SEED: dict[Split, int] = {"choose": 100, "report": 0}
 
