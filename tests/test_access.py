@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from loopback import Asked, Reply, chat_reply, serve
 from test_comparison import Model, config
 
 from icl_optimizer.cli import main
@@ -218,3 +220,27 @@ def test_the_report_says_which_model_of_a_chain_failed(tmp_path: Path) -> None:
     page = write_report(folder).read_text()
     assert "icl: gone failed to answer" in page
     assert "the next model of the chain was asked" in page
+
+
+@pytest.mark.slow
+def test_parallel_units_keep_what_they_measured(tmp_path: Path) -> None:
+    numbers = itertools.count()
+
+    def answer(asked: Asked) -> Reply:
+        if not asked.path.endswith("/chat/completions"):
+            return Reply({"error": "no such path"}, 404)
+        if next(numbers) > 30:
+            return Reply({"error": "down"}, 500)
+        return chat_reply("local", {"local": -0.5, "off": -1.0})
+
+    with serve(answer) as url, pytest.raises(ModelError, match="500"):
+        compare(
+            config(**ICL | {"llm": f"openai:tiny@{url}/v1", "icl": {"on_failure": "stop"}}),
+            tmp_path / "run",
+            jobs=2,
+            progress_bar=False,
+            access=GuardOptions(retry={"attempts": 1}),
+        )
+    units = {path.name for path in (tmp_path / "run" / "units").iterdir()}
+    assert {"random-0.json", "random-1.json"} <= units
+    assert units & {"icl-0.stopped.json", "icl-1.stopped.json"}
