@@ -56,6 +56,9 @@ class ICLConfig(BaseModel):
         description="How the model answers; auto: score, and channel for new words, or what the "
         "model can do.",
     )
+    known: Literal["score", "predict"] = Field(
+        "score", description="What auto decides by where the examples know every word."
+    )
     style: Style = Field(
         "completion", description="One text, one user message, or turns of user and assistant."
     )
@@ -109,11 +112,13 @@ class ICLConfig(BaseModel):
         Raises:
             ConfigurationError: It needs means, which ``replay`` does not keep.
         """
-        needed = self.decider == "predict" or builder.shows_tried
+        predicts = self.decider == "predict" or (self.decider, self.known) == ("auto", "predict")
+        needed = predicts or builder.shows_tried
         if needed and self.replay != "means":
             raise ConfigurationError(
-                f"replay is '{self.replay}' for decider '{self.decider}' with layout "
-                f"'{self.layout}', which sum up outcomes; allowed: 'means'."
+                f"replay is '{self.replay}' for decider '{self.decider}' with known="
+                f"'{self.known}' and layout '{self.layout}', which sum up outcomes; "
+                "allowed: 'means'."
             )
         return needed
 
@@ -146,17 +151,23 @@ def _decider_of(config: ICLConfig, model: LanguageModel, builder: PromptBuilder)
     if kind == "channel":
         return _channel(config, model, builder, config.passes)
     if kind == "score" and config.decider == "auto":
-        score, writer = _score(config, model, builder), _writer(config, model, builder, "first")
+        score, writer = _known(config, model, builder), _writer(config, model, builder, "first")
         return ListedDecider(model, builder, score=score, writer=writer)
     if kind == "score":
         return _score(config, model, builder)
     return AutoDecider(
         model,
         builder,
-        score=_score(config, model, builder),
+        score=_known(config, model, builder),
         # lists gain nothing from being shown twice
         channel=_channel(config, model, builder, passes=1),
     )
+
+
+def _known(config: ICLConfig, model: LanguageModel, builder: PromptBuilder) -> Decider:
+    if config.known == "predict":
+        return PredictDecider(model, builder, passes=config.passes)
+    return _score(config, model, builder)
 
 
 def _score(config: ICLConfig, model: LanguageModel, builder: PromptBuilder) -> Decider:

@@ -244,3 +244,36 @@ def test_parallel_units_keep_what_they_measured(tmp_path: Path) -> None:
     units = {path.name for path in (tmp_path / "run" / "units").iterdir()}
     assert {"random-0.json", "random-1.json"} <= units
     assert units & {"icl-0.stopped.json", "icl-1.stopped.json"}
+
+
+class Flaky(Recorded):
+    """Is gone for some requests, and comes back."""
+
+    def __init__(self, gone: range) -> None:
+        super().__init__()
+        self.gone = gone
+
+    def _score(self, prompts: list[str], labels: list[str]) -> Any:
+        if self.asked in self.gone:
+            self.asked += 1
+            raise ModelError("it is gone", "timeout")
+        return super()._score(prompts, labels)
+
+
+@pytest.mark.parametrize("gone", [range(5, 12), range(1, 30)])
+def test_an_outage_that_passed_is_replayed(tmp_path: Path, gone: range) -> None:
+    cache = tmp_path / "answers"
+    quick = {"retry": {"attempts": 1}, "breaker": {"failures": 1000}}
+    first = run(tmp_path / "first", Flaky(gone), GuardOptions(cache=cache, **quick))
+    replay = GuardOptions(cache=cache, replay=True, **quick)
+    again = run(tmp_path / "again", Forbidden(), replay)
+    assert value(first, "fallback_rate") > 0
+    assert (first / "results.csv").read_bytes() == (again / "results.csv").read_bytes()
+
+
+def test_credentials_never_reach_the_folder(tmp_path: Path) -> None:
+    fields = config(policies=("random",), llm="openai:m@http://user:pw@host/v1")
+    with pytest.raises(ConfigurationError) as caught:
+        compare(fields, tmp_path / "run", progress_bar=False)
+    assert "pw" not in str(caught.value)
+    assert not (tmp_path / "run").exists()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from loopback import Asked, Reply, chat_reply, llama_reply, serve
 from pydantic import ValidationError
 from tiny_models import LABELS, Flaky, Untouchable, probabilities, server_error
 
@@ -21,8 +24,9 @@ from icl_optimizer.llm import FunctionLLM, Usage
 from icl_optimizer.llm.budget import Budget, BudgetedModel
 from icl_optimizer.llm.chain import ModelChain
 from icl_optimizer.llm.guard import GuardOptions, guard
+from icl_optimizer.llm.opening import open_llm
 from icl_optimizer.llm.prices import Price, Prices
-from icl_optimizer.llm.resilience import ResilientModel, RetryPolicy
+from icl_optimizer.llm.resilience import BreakerPolicy, ResilientModel, RetryPolicy
 from icl_optimizer.llm.response_cache import CachedModel
 from icl_optimizer.llm.wrapper import unwrapped
 
@@ -192,7 +196,7 @@ def test_a_batch_that_does_not_fit_is_not_sent() -> None:
     with pytest.raises(BudgetError, match=r"is 5 requests: 3 were sent, and 3 more.*--resume"):
         model.score(["a", "b", "c"], LABELS)
     assert model.generate(["a", "b"])
-    with pytest.raises(BudgetError, match="larger --max-calls"):
+    with pytest.raises(BudgetError, match="a budget of its own"):
         model.chat([{"role": "user", "content": "a"}])
     assert (len(inner.sent), budget.calls, budget.cost) == (2, 5, 0.0)
 
@@ -246,7 +250,7 @@ def test_a_model_that_reports_no_tokens_is_charged_the_estimate() -> None:
     assert budget.cost == pytest.approx((2 * 1000 + 1 * 2000) / 1e6)
 
 
-def test_failed_requests_count_but_cost_nothing() -> None:
+def test_failed_requests_count_and_cost_what_was_estimated() -> None:
     budget = Budget(max_calls=3, prices=PRICES)
     model = ResilientModel(
         BudgetedModel(Flaky([server_error()] * 5), budget),
@@ -255,8 +259,108 @@ def test_failed_requests_count_but_cost_nothing() -> None:
     )
     with pytest.raises(BudgetError):
         model.generate(["talk"])
-    assert (budget.calls, budget.cost) == (3, 0.0)
+    assert (budget.calls, budget.cost) == (3, pytest.approx(3 * 0.017))
     assert model.usage.retries == 3
+
+
+def test_choices_reserve_the_json_around_them() -> None:
+    model = BudgetedModel(Flaky(), Budget(max_cost=0.1, prices=PRICES))
+    # one token in and 48 + 7 out are 0.111 USD
+    with pytest.raises(BudgetError, match=r"about 0\.11"):
+        model.generate(["talk"], choices=["local", "offload"])
+    assert model.generate(["talk"])
+
+
+def counted(answer: Callable[[Asked], Reply], query: str, limit: int) -> tuple[int, Budget, Any]:
+    """Ask a server at 1 USD per token; return its requests, the budget, the last failure."""
+    sent: list[str] = []
+
+    def count(asked: Asked) -> Reply:
+        sent.append(asked.path)
+        return answer(asked)
+
+    budget, failure = Budget(limit, prices=Prices([Price("openai:*", 1e6, 1e6)])), None
+    with serve(count) as url:
+        quick = RetryPolicy(attempts=2, base=0)
+        options = GuardOptions(budget=budget, retry=quick, breaker=BreakerPolicy(failures=100))
+        with open_llm(f"openai:m@{url}/v1{query}", options) as model:
+            asks: list[Callable[[], object]] = [
+                lambda: model.capabilities,
+                lambda: model.score(["abcdefgh"] * 3, ["local", "offload"]),
+                lambda: model.generate(["abcdefgh"], max_tokens=2),
+            ]
+            for ask in asks:
+                try:
+                    ask()
+                except (BudgetError, ModelError, ConfigurationError) as error:
+                    failure = error
+    return len(sent), budget, failure
+
+
+def rare(asked: Asked) -> Reply:
+    """Answer as a llama.cpp server that lists one of the labels' tokens at a second request."""
+    if asked.path != "/v1/completions" or "grammar" in asked.body:
+        return llama_reply(asked)
+    lifted = "logit_bias" in asked.body
+    value = "prob" if lifted else "logprob"
+    tokens = [ord("l"), ord("o")] if lifted else [ord("l")]
+    top = [{"id": token, value: 0.5} for token in tokens]
+    content = [{"id": ord("l"), "token": "l", f"top_{value}s": top}]
+    choice = {"text": "l", "logprobs": {"content": content}}
+    return Reply({"choices": [choice], "usage": {"prompt_tokens": 3, "completion_tokens": 1}})
+
+
+def broken(asked: Asked) -> Reply:
+    return Reply({"error": {"message": "no"}}, 500)
+
+
+def talks(asked: Asked) -> Reply:
+    return chat_reply("local", {"local": -0.5, "off": -1.0})
+
+
+@pytest.mark.parametrize(
+    ("answer", "query"),
+    [(rare, "?concurrency=1"), (talks, "?endpoint=chat"), (broken, "?endpoint=chat")],
+)
+def test_every_http_request_is_counted_before_it_is_sent(
+    answer: Callable[[Asked], Reply], query: str
+) -> None:
+    needed, budget, failure = counted(answer, query, 1000)
+    assert needed == budget.calls
+    assert (failure is None) == (answer is not broken)
+    # capabilities are asked for at each of the three, twice
+    assert answer is not broken or needed == 6
+    for limit in range(needed):
+        sent, budget, failure = counted(answer, query, limit)
+        assert sent == budget.calls <= limit
+        assert isinstance(failure, BudgetError)
+
+
+def test_failed_http_requests_keep_their_estimates() -> None:
+    def fails_later(asked: Asked) -> Reply:
+        return broken(asked) if asked.body and asked.body.get("max_tokens") == 2 else talks(asked)
+
+    sums = []
+    for answer in (talks, fails_later):
+        budget = Budget(prices=Prices([Price("openai:*", 1e6, 1e6)]))
+        with serve(answer) as url:
+            model = BudgetedModel(open_llm(f"openai:m@{url}/v1?endpoint=chat"), budget)
+            assert model.inner.announces
+            assert model.capabilities.logprobs
+            before = budget.cost
+            assert before is not None
+            assert before > 0
+            with contextlib.suppress(ModelError):
+                unwrapped(model).generate(["not counted"], max_tokens=1)
+            assert budget.cost == before
+            model.inner.retry = RetryPolicy(attempts=2, base=0)  # type: ignore[attr-defined]
+            with contextlib.suppress(ModelError):
+                model.generate(["abcdefgh"], max_tokens=2)
+            assert budget.cost is not None
+            sums.append(budget.cost - before)
+            model.close()
+    # ten tokens in and one out are reported; two in and two out are estimated, twice
+    assert sums == [pytest.approx(11), pytest.approx(8)]
 
 
 def test_an_unknown_price_is_told_before_anything_is_sent() -> None:

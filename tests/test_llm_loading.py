@@ -18,6 +18,10 @@ from pydantic import Field
 
 from icl_optimizer.errors import ConfigurationError, MissingDependencyError
 from icl_optimizer.llm import LangChainModel, load_llm, validate_spec
+from icl_optimizer.llm.chain import split_chain
+from icl_optimizer.llm.credentials import refuse_credentials
+from icl_optimizer.llm.opening import open_llm, validate_chain
+from icl_optimizer.llm.spec import parse_spec
 from icl_optimizer.studies.ollama_server import Answer, Question, serve_ollama
 
 
@@ -83,6 +87,73 @@ def test_a_secret_in_a_spec_is_refused_and_not_repeated(spec: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         validate_spec(spec)
     assert "sk-123456789" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        'ollama:m?client_kwargs={"proxy":"http://me:hunter2@proxy:3128"}',
+        'ollama:m?client_kwargs={"proxies":{"a":"1","b":["me:hunter2@proxy:3128"]}}',
+        'ollama:m?client_kwargs={"proxy":"http:\\u002f\\u002fme:hunter2\\u0040proxy"}',
+        "ollama:m?base_url=me:hunter2@host:11434",
+        "ollama:m?base_url=me%3Ahunter2%2540host:11434",
+        "ollama:m?base_url=http://host:1/?api_key=hunter2",
+        "ollama:m?base_url=http://host:1/?a=1%26access_token=hunter2",
+        "ollama:m@http://me:hunter2@host/v1",
+        "openai:m@me:hunter2@host/v1",
+        "openai:m@http://me:hunter2,more@host/v1",
+        "openai:m@http://me:hunter2/more@host/v1",
+        "openai:m@http://me:hunter2@host/v1,",
+        "openai:m@http://me:hunter2@host/v1,openai:m@http://me:hunter2@host/v1",
+        "openai:m@HTTP://me:hunter2@host/v1",
+        "openai:m@http://hunter2@host/v1",
+        'openai:m@http://host/v1?default_query={"a":"1","code":"hunter2"}',
+        'openai:m@http://host/v1?default_headers={"X-Auth":"hunter2"}',
+        'openai:m@http://host/v1?default_headers={"X-Team":"hunter2"}',
+        'ollama:m?client_kwargs={"cookies":{"a":"hunter2"}}',
+        "llamacpp:http://me:hunter2@host/x.gguf",
+        "unheard-of:m@http://me:hunter2@host/v1",
+        "http://me:hunter2@host/v1",
+        "openai:m@http://host/v1?temperature=http://me:hunter2@host",
+    ],
+)
+def test_credentials_are_refused_before_anything_else(spec: str) -> None:
+    for check in (refuse_credentials, split_chain, validate_chain, open_llm):
+        with pytest.raises(ConfigurationError, match="would hold a secret") as caught:
+            check(spec)  # type: ignore[operator]
+        assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("password", ["hunter2?x", "hunter2#x", "hunter2:x/y", "hunter2 x"])
+def test_no_error_repeats_a_password_of_any_form(password: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        validate_spec(f"openai:m@http://me:{password}@host/v1")
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "openai:a@http://h:8080,openai:b@http://h2/v1",
+        "google_anthropic_vertex:claude@20240620,google_anthropic_vertex:claude@20241022",
+        "openai:@cf/meta/llama@https://h/v1?temperature=0.2,ollama:m?num_ctx=512",
+        "ollama:m?base_url=http://h:11434&keep_alive=5m",
+        'openai:m@http://h/v1?extra_body={"max_tokens":5}',
+        "openai:m@HTTPS://h/v1?context_size=512",
+    ],
+)
+def test_ordinary_specs_hold_no_credentials(spec: str) -> None:
+    refuse_credentials(spec)
+    assert len(split_chain(spec)) == 1 + spec.count(",")
+
+
+def test_the_scheme_of_a_url_may_be_in_capitals() -> None:
+    spec = parse_spec("openai:m@HTTPS://h/v1/")
+    assert (spec.model, spec.url) == ("m", "HTTPS://h/v1")
+    with pytest.raises(ConfigurationError, match="user name or password"):
+        load_llm("ollama:m", base_url="me:hunter2@host")
+    with pytest.raises(ConfigurationError, match="user name or password"):
+        load_llm("ollama:m", client_kwargs={"proxy": "http://me:hunter2@host"})
 
 
 def test_keywords_are_parameters_too() -> None:

@@ -216,6 +216,24 @@ def test_an_agent_learns_by_predicting(tmp_path: Path) -> None:
     assert all(row_and_cut(p)[0].startswith(("left: ", "right: ")) for p in learner.model.prompts)  # type: ignore[attr-defined]
 
 
+def test_auto_may_predict_where_every_word_is_known(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    class Listening(FunctionLLM):
+        def _likelihood(self, prompts: list[str], texts: list[str]) -> list[float]:
+            asked.extend(texts)
+            return [-1.0 if "decision left" in prompt else -2.0 for prompt in prompts]
+
+    model = Listening(fortune, likelihoods=True)
+    learner = agent(tmp_path, model, known="predict", calibration="none").learn_from(random_log())
+    assert answers(learner) == ANSWERS.tolist()
+    assert (len(model.prompts), asked) == (6, [])
+    # the channel answers new words
+    (decision,) = learner.decide([thing("grape")])
+    assert (decision.label, asked) == ("left", [" grape"] * 2)
+    assert len(model.prompts) == 6
+
+
 def test_more_of_the_same_experience_is_answered_from_the_cache(tmp_path: Path) -> None:
     learner = agent(tmp_path, FunctionLLM(fortune), decider="predict").learn_from(random_log())
     learner.decide(SITUATIONS)
@@ -226,7 +244,9 @@ def test_more_of_the_same_experience_is_answered_from_the_cache(tmp_path: Path) 
     assert "llm" in {d.made_by for d in learner.decide(SITUATIONS)}
 
 
-@pytest.mark.parametrize("options", [{"decider": "predict"}, {"layout": "guided"}])
+@pytest.mark.parametrize(
+    "options", [{"decider": "predict"}, {"known": "predict"}, {"layout": "guided"}]
+)
 def test_summaries_need_means(options: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"replay is 'latest'.*allowed: 'means'"):
         agent(tmp_path, FunctionLLM(fortune), replay="latest", **options)

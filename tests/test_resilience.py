@@ -17,7 +17,8 @@ from pydantic import ValidationError
 from tiny_models import LABELS, Clock, Flaky, Plan, probabilities, server_error
 
 from icl_optimizer.errors import RETRYABLE, BudgetError, ModelError
-from icl_optimizer.llm import FunctionLLM, PromptTooLongError
+from icl_optimizer.llm import Capabilities, FunctionLLM, PromptTooLongError
+from icl_optimizer.llm.chain import ModelChain
 from icl_optimizer.llm.conversation import as_prompt
 from icl_optimizer.llm.resilience import BreakerPolicy, CircuitBreaker, ResilientModel, RetryPolicy
 
@@ -291,3 +292,30 @@ class _Locked(Iterator[Exception | None]):
     def __next__(self) -> Exception | None:
         with self.lock:
             return next(self.values)
+
+
+class Embeds(Flaky):
+    """Vectors of a length of its own."""
+
+    def __init__(self, length: int, plan: Plan = ()) -> None:
+        super().__init__(plan)
+        self._capabilities = Capabilities(True, True)
+        self.length = length
+
+    def _embed(self, texts: list[str]) -> Any:
+        self.meet(texts)
+        return np.ones((len(texts), self.length))
+
+
+def test_a_chain_does_not_mix_vectors_of_two_models() -> None:
+    gone = ModelError("gone", "connection")
+    chain = ModelChain([Embeds(4, [None, gone]), Embeds(8)])
+    assert chain.embed(["a"]).shape == (1, 4)
+    with pytest.raises(ModelError, match="gone"):
+        chain.embed(["b"])
+    assert chain.embed(["c"]).shape == (1, 4)
+    # the second one stands in from the start, and stays when the first is back
+    chain = ModelChain([Embeds(4, [gone]), Embeds(8)])
+    assert [chain.embed([text]).shape[1] for text in "abc"] == [8, 8, 8]
+    chain.begin_recording("another unit")
+    assert chain.embed(["a"]).shape == (1, 4)

@@ -35,6 +35,7 @@ from icl_optimizer.llm import (
     allow_model_requests,
 )
 from icl_optimizer.llm.conversation import Conversation, as_prompt
+from icl_optimizer.llm.resilience import BreakerPolicy, ResilientModel, RetryPolicy
 from icl_optimizer.llm.response_cache import CachedModel, ResponseCacheWarning
 
 FILE = "responses.sqlite3"
@@ -223,16 +224,128 @@ def test_a_recorded_failure_is_replayed_and_never_reused(tmp_path: Path) -> None
         assert model.generate(["c"]) == ["offload"]
     with CachedModel(Untouchable(), tmp_path, "replay") as replay:
         with pytest.raises(ModelError, match="off label") as caught:
-            replay.generate(["a"])
+            replay.generate(["a", "talk"])
         assert caught.value.kind == "answer"
+        assert replay.usage.failures == model.usage.failures == 0
         with pytest.raises(PromptTooLongError, match="300"):
-            replay.generate(["b"])
+            replay.generate(["b", "talk"])
+        with pytest.raises(ModelError, match="500"):
+            replay.generate(["c", "talk"])
         assert replay.generate(["c"]) == ["offload"]
-        assert replay.usage.failures == 1
         with pytest.raises(ReplayError, match="'d'"):
             replay.generate(["a", "d"])
     with CachedModel(Flaky(), tmp_path) as reused:
         assert reused.generate(["a"]) == ["offload"]
+
+
+PROMPTS = ("talk one", "talk two", "coding", "maths")
+SAME = ("calls", "prompt_tokens", "completion_tokens", "failures")
+
+
+def failure(kind: str) -> Exception | None:
+    if kind == "long":
+        return PromptTooLongError(300, 256)
+    return ModelError(f"it is {kind}", kind) if kind else None  # type: ignore[arg-type]
+
+
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    asks=st.lists(st.lists(st.sampled_from(PROMPTS), min_size=1, max_size=4), max_size=12),
+    fails=st.lists(st.sampled_from(["", "", "server", "answer", "long"]), max_size=40),
+    resilient=st.booleans(),
+)
+def test_a_run_with_outages_repeats_failure_by_failure(
+    asks: list[list[str]], fails: list[str], resilient: bool
+) -> None:
+    def run(model: CachedModel) -> list[Any]:
+        seen: list[Any] = []
+        for prompts in asks:
+            try:
+                seen.append(model.score(prompts, LABELS).tolist())
+            except (ModelError, PromptTooLongError) as error:
+                seen.append((str(error), getattr(error, "kind", "")))
+            seen.append({name: counts(model.usage)[name] for name in SAME})
+        return seen
+
+    with tempfile.TemporaryDirectory() as folder:
+        inner: LanguageModel = Flaky(map(failure, fails))
+        if resilient:
+            retry, breaker = RetryPolicy(attempts=2, base=0), BreakerPolicy(failures=3)
+            inner = ResilientModel(inner, retry, breaker, sleep=lambda s: None)
+        with CachedModel(inner, folder) as model:
+            recorded = run(model)
+        with CachedModel(Untouchable(), folder, "replay") as replay:
+            replay._capabilities = model.capabilities
+            assert run(replay) == recorded
+
+
+def test_a_batch_keeps_the_answers_before_the_failure(tmp_path: Path) -> None:
+    # the batch fails, then its second prompt alone; the third is not asked
+    inner = Flaky([server_error(), None, server_error(7.0)])
+    resilient = ResilientModel(inner, RetryPolicy(attempts=2, base=0, max_wait=1))
+    with CachedModel(resilient, tmp_path) as model:
+        with pytest.raises(ModelError):
+            model.generate(["talk", "coding", "maths"])
+        assert model.generate(["talk"]) == ["local"]
+    assert inner.sent == [["talk", "coding", "maths"], ["talk"], ["coding"]]
+    with CachedModel(Untouchable(), tmp_path, "replay") as replay:
+        replay._capabilities = model.capabilities
+        with pytest.raises(ReplayError, match="'maths'"):
+            replay.generate(["maths"])
+        with pytest.raises(ModelError) as caught:
+            replay.generate(["talk", "coding", "maths"])
+        assert caught.value.retry_after == 7.0
+        assert replay.generate(["talk"]) == ["local"]
+        with pytest.raises(ReplayError, match="'maths'"):
+            replay.generate(["talk", "maths"])
+
+
+def test_recordings_of_one_folder_keep_their_own_failures(tmp_path: Path) -> None:
+    def outcomes(model: CachedModel, times: int = 2) -> str:
+        found = ""
+        for _ in range(times):
+            try:
+                found += model.generate(["talk"])[0][0]
+            except ModelError as error:
+                found += str(error)
+        return found
+
+    # as of two processes that work at the same time, or one that was interrupted
+    first = CachedModel(Flaky([ModelError("1"), ModelError("2")]), tmp_path)
+    second = CachedModel(Flaky([ModelError("3")]), tmp_path)
+    first.begin_recording("icl/0")
+    second.begin_recording("icl/1")
+    assert (outcomes(first, 2), outcomes(second, 2), outcomes(first, 1)) == ("12", "3l", "l")
+    first.begin_recording("icl/2")
+    assert outcomes(first) == "ll"
+    with CachedModel(Untouchable(), tmp_path, "replay") as replay:
+        for name, expected in (("icl/1", "3ll"), ("icl/2", "lll"), ("icl/0", "12l")):
+            replay.begin_recording(name)
+            assert outcomes(replay, 3) == expected
+    # a unit that is done again replaces what it recorded before, and nothing else
+    second.begin_recording("icl/0")
+    assert outcomes(second) == "ll"
+    with CachedModel(Untouchable(), tmp_path, "replay") as replay:
+        replay.begin_recording("icl/0")
+        assert outcomes(replay) == "ll"
+        replay.begin_recording("icl/1")
+        assert outcomes(replay) == "3l"
+    first.close()
+    second.close()
+
+
+def test_messages_of_failures_are_kept_short_and_without_keys(tmp_path: Path) -> None:
+    text = "Bearer abcdefgh12345 " + "words " * 200
+    model = CachedModel(Flaky([ModelError(text, "server", 3.0)]), tmp_path)
+    with model, pytest.raises(ModelError):
+        model.generate(["talk"])
+    assert b"abcdefgh12345" not in (tmp_path / FILE).read_bytes()
+    replay = CachedModel(Untouchable(), tmp_path, "replay")
+    replay._capabilities = model.capabilities
+    with replay, pytest.raises(ModelError, match=r"^Bearer \[redacted\] words") as caught:
+        replay.generate(["talk"])
+    assert (caught.value.kind, caught.value.retry_after) == ("server", 3.0)
+    assert len(str(caught.value)) < 210
 
 
 def test_capabilities_of_another_version_are_read(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from langchain_openai import ChatOpenAI
 from loopback import Asked, Reply, chat_reply, serve
 
 from icl_optimizer.agent import ICLAgent
@@ -16,8 +17,10 @@ from icl_optimizer.comparison.config import default_config
 from icl_optimizer.comparison.runner import compare
 from icl_optimizer.environments.registry import make
 from icl_optimizer.errors import ModelError
-from icl_optimizer.llm.guard import GuardOptions
+from icl_optimizer.llm.guard import GuardOptions, guard
+from icl_optimizer.llm.loading import load_llm
 from icl_optimizer.llm.opening import open_llm
+from icl_optimizer.llm.redaction import redact
 from icl_optimizer.llm.resilience import RetryPolicy
 from icl_optimizer.logs import log_to
 from icl_optimizer.report import write_report
@@ -101,3 +104,44 @@ def test_no_error_holds_the_key(status: int) -> None:
         model.close()
     told = "".join(traceback.format_exception(caught.value))
     assert KEY not in told + repr(caught.value) + str(vars(caught.value))
+
+
+OWN = "own-key-of-an-object-0123456789"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"api_key": OWN},
+        {"api_key": "none", "default_headers": {"X-Team": OWN}},
+        {"api_key": "none", "default_query": {"code": OWN}},
+    ],
+)
+def test_a_key_in_an_object_is_found_nowhere(tmp_path: Path, given: dict[str, Any]) -> None:
+    def echo(asked: Asked) -> Reply:
+        told = f"{asked.path} {dict(asked.headers)}".replace("Bearer ", "")
+        return Reply({"error": {"message": told}}, 500)
+
+    with serve(echo) as url:
+        theirs = ChatOpenAI(model="x", base_url=f"{url}/v1", max_retries=0, **given)
+        model = guard(load_llm(theirs), GuardOptions(retry=QUICK, cache=tmp_path))
+        with pytest.raises(ModelError, match="redacted") as caught:
+            model.generate(["Decide:"])
+        model.close()
+    assert OWN not in "".join(traceback.format_exception(caught.value)) + str(model.identity)
+    assert [p for p in tmp_path.iterdir() if OWN.encode() in p.read_bytes()] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ('{"a": "Bearer abc.def"}', '{"a": "Bearer [redacted]"}'),
+        ("the key sk-proj_ABC-12345678, no", "the key [redacted], no"),
+        ("a task-specific risk-assessment", "a task-specific risk-assessment"),
+        ("at http://me:pw@host/v1", "at http://[redacted]@host/v1"),
+        ("openai:a@http://h,openai:b@http://h2", "openai:a@http://h,openai:b@http://h2"),
+    ],
+)
+def test_what_looks_like_a_key_is_struck_out(text: str, clean: str) -> None:
+    assert redact(text) == clean
+    assert redact(clean) == clean

@@ -21,6 +21,7 @@ from icl_optimizer.errors import (
     invalid_fields,
 )
 from icl_optimizer.llm.base import LanguageModel
+from icl_optimizer.llm.credentials import refuse_credentials
 from icl_optimizer.llm.guard import GuardOptions, guard
 from icl_optimizer.llm.opening import open_llm, validate_chain
 from icl_optimizer.policies import get_policy_spec, make_policy, options_of
@@ -88,6 +89,8 @@ def compare(
 
 def validate(config: ComparisonConfig, model: LanguageModel | None = None) -> None:
     """Check every name, value and template of ``config``."""
+    # whether a policy asks it or not, the spec is written into the run's folder
+    refuse_credentials(config.llm)
     get_spec(config.environment).config(config.settings)
     env = make(config.environment, 1, **config.settings)
     if config.drift_at is not None:

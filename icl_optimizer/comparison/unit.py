@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections import Counter
@@ -101,6 +102,9 @@ class Unit:
         self.prices = prices or Prices.load()
         self.budget = unit_budget(config, policy)
         self.env = make(config.environment, self.spec.num_envs, **config.settings)
+        if self.model is not None:
+            # failures are replayed in the order in which this very unit met them
+            self.model.begin_recording(f"{_digest(config)}/{policy}/{seed}")
         self.policy: Policy = make_policy(
             policy,
             self.env.problem,
@@ -285,6 +289,11 @@ class Unit:
 def _interactions_to(curve: list[tuple[float, float]]) -> float:
     steps, optimality = zip(*curve, strict=True)
     return interactions_to(steps, optimality, SHARE_OF_ORACLE)
+
+
+def _digest(config: ComparisonConfig) -> str:
+    """Return what tells this comparison from others that share a cache's folder."""
+    return hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:16]
 
 
 @contextmanager

@@ -59,6 +59,10 @@ class LanguageModel(ABC):
     remote: bool = True
     """Whether calls leave the process; ``allow_model_requests(False)`` refuses those."""
 
+    announces: bool = False
+    """Whether ``announce`` hears of every request before it is sent; else a budget takes it that
+    each prompt is one."""
+
     def __init__(self, name: str, capabilities: Capabilities | None = None) -> None:
         """Set the name; without ``capabilities`` they are found at the first look at them."""
         self.name = name
@@ -147,6 +151,16 @@ class LanguageModel(ABC):
 
     def reset(self) -> None:  # noqa: B027  # most models keep nothing between calls
         """Forget prefixes of earlier prompts, so that the same calls give the same numbers."""
+
+    def begin_recording(self, name: str) -> None:  # noqa: B027  # most models record nothing
+        """Record what follows under a name of its own, or replay what has this name.
+
+        Around units of work that run in any order, in several processes, or again after an
+        interruption, so that each one repeats its own failures.
+
+        Args:
+            name: The same in the recording and its replay.
+        """
 
     def generate(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import reduce
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from icl_optimizer.errors import ConfigurationError
 from icl_optimizer.llm.base import Capabilities, LanguageModel, Message
+from icl_optimizer.llm.credentials import refuse_credentials
 from icl_optimizer.llm.errors import ModelError
 from icl_optimizer.llm.usage import Usage
 
@@ -22,8 +24,9 @@ T = TypeVar("T")
 class ModelChain(LanguageModel):
     """A model and those that stand in for it, as in ``openai:gpt-4o,ollama:llama3.1:8b,llamacpp``.
 
-    As a model it passes a request to the first one that answers. An in-context agent goes further
-    and asks each one in the way that suits it.
+    As a model it passes a request to the first one that answers. Vectors of two models cannot be
+    compared, so the first one that embeds is the only one that does, and its failures are raised.
+    An in-context agent goes further and asks each one in the way that suits it.
 
     Args:
         models: The models, the preferred one first.
@@ -36,6 +39,8 @@ class ModelChain(LanguageModel):
         super().__init__(",".join(model.name for model in models))
         self.models = tuple(models)
         self.remote = False  # each model asks for permission itself
+        self._embedder: LanguageModel | None = None
+        self._choosing = threading.Lock()
 
     @property
     def usage(self) -> Usage:
@@ -55,6 +60,12 @@ class ModelChain(LanguageModel):
         """Reset every model."""
         for model in self.models:
             model.reset()
+
+    def begin_recording(self, name: str) -> None:
+        """Pass the name on to every model; which one embeds is found out anew."""
+        self._embedder = None
+        for model in self.models:
+            model.begin_recording(name)
 
     def close(self) -> None:
         """Close every model."""
@@ -88,7 +99,18 @@ class ModelChain(LanguageModel):
         return self._first(lambda model: model.chat(messages, max_tokens))
 
     def _embed(self, texts: list[str]) -> NDArray[np.float64]:
-        return self._first(lambda model: model.embed(texts))
+        with self._choosing:  # threads that ask at once get vectors of the same model
+            if self._embedder is None:
+                return self._first(lambda model: self._embedded_first(model, texts))
+        return self._embedder.embed(texts)
+
+    def _embedded_first(self, model: LanguageModel, texts: list[str]) -> NDArray[np.float64]:
+        """Return the vectors of a model, which is the only one that embeds from here on."""
+        if not model.capabilities.embeddings:  # others were asked for those of the chain
+            raise ModelError(f"'{model.name}' cannot embed texts.")
+        vectors = model.embed(texts)
+        self._embedder = model
+        return vectors
 
     def _first_tokens(self, prompt: str, labels: list[str]) -> list[str]:
         return self._first(lambda model: model._first_tokens(prompt, labels))
@@ -118,8 +140,9 @@ def split_chain(spec: str) -> list[str]:
     """Return the specs of a chain; a comma separates them.
 
     Raises:
-        ConfigurationError: A part is empty, or the same model stands twice.
+        ConfigurationError: It holds a secret, a part is empty, or the same model stands twice.
     """
+    refuse_credentials(spec)
     parts = [part.strip() for part in spec.split(",")]
     if not all(parts):
         raise ConfigurationError(f"the LLM '{spec}' has an empty part; write 'FIRST,SECOND'.")

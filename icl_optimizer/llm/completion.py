@@ -17,6 +17,9 @@ from icl_optimizer.llm.base import Capabilities, LanguageModel, Message
 from icl_optimizer.llm.errors import ModelError, PromptTooLongError
 from icl_optimizer.llm.labels import LabelTokens, Token, choice_grammar
 from icl_optimizer.llm.provider_errors import read_answer
+from icl_optimizer.llm.redaction import redact
+from icl_optimizer.llm.requests import Settle, announce, estimate
+from icl_optimizer.llm.usage import Usage
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -56,6 +59,8 @@ class CompletionModel(LanguageModel):
         request: Fields of every request: sampling and the use of the prefix cache.
         capabilities: What it can do; None to find out at the first look.
     """
+
+    announces = True
 
     def __init__(
         self,
@@ -117,10 +122,12 @@ class CompletionModel(LanguageModel):
             ModelError: llama.cpp refused the request.
         """
         self._check_room(prompt, max_tokens, self._limit)
-        answer = self._running.complete(
+        running = self._running
+        (settle,) = announce(estimate(prompt, max_tokens))
+        answer = running.complete(
             {**self._request, **fields, "prompt": prompt, "max_tokens": max_tokens}
         )
-        read_answer(self.name, lambda: self._record(answer))
+        read_answer(self.name, lambda: self._record(answer, settle))
         return answer
 
     def _score(self, prompts: list[str], labels: list[str]) -> NDArray[np.float64]:
@@ -176,14 +183,11 @@ class CompletionModel(LanguageModel):
         if tokens > limit:
             raise PromptTooLongError(tokens, limit)
 
-    def _record(self, answer: dict[str, Any]) -> None:
+    def _record(self, answer: dict[str, Any], settle: Settle) -> None:
         usage = answer["usage"]
-        self.usage.add(
-            calls=1,
-            prompt_tokens=usage["prompt_tokens"],
-            reused_tokens=answer.get("timings", {}).get("cache_n", 0),
-            completion_tokens=usage["completion_tokens"],
-        )
+        used = {name: usage[name] for name in ("prompt_tokens", "completion_tokens")}
+        self.usage.add(calls=1, reused_tokens=answer.get("timings", {}).get("cache_n", 0), **used)
+        settle(Usage(**used))
 
     def _likelihood(self, prompts: list[str], texts: list[str]) -> list[float]:
         return self._each(
@@ -224,23 +228,28 @@ class CompletionModel(LanguageModel):
 
     def _choice(self, text: str, choices: list[str]) -> str:
         if text.strip() not in choices:
-            raise ModelError(f"'{self.name}' answered {text!r}, allowed: {choices!r}.")
+            raise ModelError(f"'{self.name}' answered {redact(text)!r}, allowed: {choices!r}.")
         return text.strip()
 
     def _chat(self, messages: list[Message], max_tokens: int) -> str:
         body = {"messages": [dict(message) for message in messages], "max_tokens": max_tokens}
-        answer = self._running.chat({**self._request, **body})
-        read_answer(self.name, lambda: self._record(answer))
+        running = self._running
+        (settle,) = announce(estimate("".join(m["content"] for m in messages), max_tokens))
+        answer = running.chat({**self._request, **body})
+        read_answer(self.name, lambda: self._record(answer, settle))
         return read_answer(self.name, lambda: str(answer["choices"][0]["message"]["content"] or ""))
 
     def _embed(self, texts: list[str]) -> NDArray[np.float64]:
         engine = self._embedding_engine()
         for text in texts:
             self._check_room(text, 0, engine.context_size)
+        (settle,) = announce(estimate("".join(texts)))
         answer = engine.embed(texts)
 
         def read() -> NDArray[np.float64]:
-            self.usage.add(calls=len(texts), prompt_tokens=answer["usage"]["prompt_tokens"])
+            tokens = answer["usage"]["prompt_tokens"]
+            self.usage.add(calls=len(texts), prompt_tokens=tokens)
+            settle(Usage(prompt_tokens=tokens))
             rows = sorted(answer["data"], key=lambda row: int(row["index"]))
             return np.array([row["embedding"] for row in rows], dtype=np.float64)
 

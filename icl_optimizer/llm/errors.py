@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from icl_optimizer.errors import ConfigurationError, ModelError
+from icl_optimizer.errors import ConfigurationError, FailureKind, ModelError
 
 
 class PromptTooLongError(ConfigurationError):
@@ -29,6 +30,26 @@ class PromptTooLongError(ConfigurationError):
         return type(self), (self.tokens, self.limit)
 
 
+class PartialError(ModelError):
+    """A batch failed at one prompt, after those before it were answered.
+
+    Attributes:
+        answers: The answers to the first prompts, in order; the next one failed, and those after
+            it were not asked.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        kind: FailureKind = "answer",
+        retry_after: float | None = None,
+        answers: Sequence[Any] = (),
+    ) -> None:
+        """Keep what went wrong, and what did not."""
+        super().__init__(message, kind, retry_after)
+        self.answers = tuple(answers)
+
+
 def shared_token(first: str, second: str, token: str) -> ConfigurationError:
     """Return the error for two labels that start with the same token."""
     return ConfigurationError(
@@ -51,4 +72,11 @@ def check_texts(field: str, texts: Sequence[str]) -> None:
         raise ConfigurationError(f"{field} must be a list of non-empty texts.")
 
 
-__all__ = ["ModelError", "PromptTooLongError", "check_distinct", "check_texts", "shared_token"]
+__all__ = [
+    "ModelError",
+    "PartialError",
+    "PromptTooLongError",
+    "check_distinct",
+    "check_texts",
+    "shared_token",
+]

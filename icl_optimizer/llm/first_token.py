@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from icl_optimizer.llm.errors import ModelError, shared_token
+from icl_optimizer.llm.redaction import redact
 
 Alternative = tuple[str, float]
 """A token's text and its log-probability."""
@@ -57,7 +58,7 @@ def label_logprobs(listed: Sequence[Alternative], labels: Sequence[str]) -> list
             # A rare shared token, such as a single letter, does not matter.
             raise shared_token(labels[matching[0]], labels[matching[1]], token)
     if not any(shares):
-        tokens = ", ".join(repr(token) for token, _ in listed)
+        tokens = ", ".join(repr(redact(token)) for token, _ in listed)
         raise ModelError(
             f"none of the labels {list(labels)!r} is among the {len(listed)} most likely first "
             f"tokens ({tokens}). Say in the prompt to reply with a label only, use labels such as "

@@ -16,15 +16,17 @@ from icl_optimizer.llm.base import Capabilities, LanguageModel, Message
 from icl_optimizer.llm.conversation import Conversation
 from icl_optimizer.llm.errors import ModelError, PromptTooLongError
 from icl_optimizer.llm.first_token import Alternative, alternatives, label_logprobs
+from icl_optimizer.llm.object_secrets import secrets_of
 from icl_optimizer.llm.parameters import plain
-from icl_optimizer.llm.probe import MOST, known_context, probe, schema
+from icl_optimizer.llm.probe import MOST, answer_room, known_context, probe, schema
 from icl_optimizer.llm.provider_errors import call_provider, read_answer
-from icl_optimizer.llm.redaction import holds_secret, redact
+from icl_optimizer.llm.redaction import holds_secret, redact, remember_secrets
+from icl_optimizer.llm.requests import Settle, announce, estimate
+from icl_optimizer.llm.usage import Usage
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseLanguageModel
 
-_ANSWER_ROOM = 48  # tokens of JSON around a choice
 _SHOWN = 80  # characters of an answer in an error
 _LIMITS = ("num_predict", "max_tokens", "max_output_tokens", "max_new_tokens")
 
@@ -39,6 +41,8 @@ class LangChainModel(LanguageModel):
     capabilities, with one tiny question each; classes that cannot pass such a request are not
     asked. Tokens are those of ``usage_metadata``; models that do not report them count calls only.
     """
+
+    announces = True
 
     def __init__(
         self,
@@ -70,6 +74,7 @@ class LangChainModel(LanguageModel):
             )
         if concurrency < 1:
             raise ConfigurationError(f"concurrency must be at least 1, got {concurrency}.")
+        remember_secrets(secrets_of(model))
         super().__init__(name or _default_name(model))
         chat = isinstance(model, BaseChatModel)
         self._model: Any = model
@@ -127,7 +132,7 @@ class LangChainModel(LanguageModel):
     def _alternatives(self, prompts: list[str], top: int) -> list[list[Alternative]]:
         model = self._limited(1).bind(logprobs=True, top_logprobs=top)
         self._check_room(prompts, 1)
-        answers = self._batch(model, prompts)
+        answers = self._batch(model, prompts, 1)
         return read_answer(
             self.name, lambda: [alternatives(a.response_metadata.get("logprobs")) for a in answers]
         )
@@ -139,15 +144,15 @@ class LangChainModel(LanguageModel):
             return [self._choice(text, choices) for text in self._held(prompts, choices)]
         self._check_room(prompts, max_tokens)
         model = self._limited(max_tokens).bind(stop=stop or None)
-        return [self._nonempty(_text(answer)) for answer in self._batch(model, prompts)]
+        return [self._nonempty(_text(answer)) for answer in self._batch(model, prompts, max_tokens)]
 
     def _held(self, prompts: list[str], choices: list[str]) -> list[str]:
         """Return what the schema's field holds, or the whole text where there is none."""
-        room = _ANSWER_ROOM + max(len(choice.encode()) for choice in choices)
+        room = answer_room(choices)
         self._check_room(prompts, room)
         model = self._limited(room).with_structured_output(schema(choices), include_raw=True)
         texts = []
-        for answer in self._batch(model, prompts):
+        for answer in self._batch(model, prompts, room):
             text, parsed = _text(answer["raw"]).strip(), answer["parsed"]
             # LangChain completes JSON that was cut short
             whole = isinstance(parsed, Mapping) and not _is_cut_short(text)
@@ -168,7 +173,8 @@ class LangChainModel(LanguageModel):
         return text
 
     def _chat(self, messages: list[Message], max_tokens: int) -> str:
-        answer = self._batch(self._limited(max_tokens), [list(map(_pair, messages))])[0]
+        asked = [list(map(_pair, messages))]
+        answer = self._batch(self._limited(max_tokens), asked, max_tokens)[0]
         return self._nonempty(_text(answer))
 
     def _embed(self, texts: list[str]) -> NDArray[np.float64]:
@@ -198,28 +204,34 @@ class LangChainModel(LanguageModel):
                 return self._model.model_copy(update={field: max_tokens})
         return self._model.bind(max_tokens=max_tokens)
 
-    def _batch(self, model: Any, inputs: Sequence[Any]) -> list[Any]:
+    def _batch(self, model: Any, inputs: Sequence[Any], max_tokens: int) -> list[Any]:
         config = {"max_concurrency": self._concurrency}
         asked = [list(map(_pair, i.messages)) if isinstance(i, Conversation) else i for i in inputs]
+        settling = announce(*(estimate(str(each), max_tokens) for each in asked))
         answers: list[Any] = call_provider(
             self.name, lambda: model.batch(asked, config=config, return_exceptions=True)
         )
         failures = [answer for answer in answers if isinstance(answer, Exception)]
-        self._record(answer for answer in answers if not isinstance(answer, Exception))
+        self._record(
+            (answer, settle)
+            for answer, settle in zip(answers, settling, strict=True)
+            if not isinstance(answer, Exception)
+        )
         if failures:
             call_provider(self.name, lambda: _raise(failures[0]))
         return answers
 
-    def _record(self, answers: Iterable[Any]) -> None:
-        for answer in answers:
+    def _record(self, answers: Iterable[tuple[Any, Settle]]) -> None:
+        for answer, settle in answers:
             message = answer["raw"] if isinstance(answer, Mapping) else answer
             used = getattr(message, "usage_metadata", None) or {}
-            self.usage.add(
-                calls=1,
-                prompt_tokens=used.get("input_tokens", 0),
-                reused_tokens=used.get("input_token_details", {}).get("cache_read") or 0,
-                completion_tokens=used.get("output_tokens", 0),
-            )
+            tokens = {
+                "prompt_tokens": used.get("input_tokens", 0),
+                "completion_tokens": used.get("output_tokens", 0),
+            }
+            reused = used.get("input_token_details", {}).get("cache_read") or 0
+            self.usage.add(calls=1, reused_tokens=reused, **tokens)
+            settle(Usage(**tokens))
             metadata = getattr(message, "response_metadata", {})
             if type(self._model).__name__ == "ChatOllama" and metadata.get("done") is not True:
                 # its client takes a stream that ends too early for a whole answer
@@ -239,7 +251,7 @@ class _Questions:
         return self._model._held([prompt], choices)[0]
 
     def written(self, prompt: str) -> str:
-        return _text(self._model._batch(self._model._limited(1), [prompt])[0])
+        return _text(self._model._batch(self._model._limited(1), [prompt], 1)[0])
 
 
 def _raise(error: Exception) -> NoReturn:

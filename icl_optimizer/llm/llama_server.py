@@ -11,7 +11,7 @@ from icl_optimizer.llm.errors import ModelError
 from icl_optimizer.llm.parameters import TIMEOUT_S
 from icl_optimizer.llm.provider_errors import read_answer
 from icl_optimizer.llm.remote_engine import RemoteEngine
-from icl_optimizer.llm.requests import require_permission
+from icl_optimizer.llm.requests import announce, estimate, require_permission
 
 
 class LlamaServer(CompletionModel):
@@ -90,17 +90,21 @@ class LlamaServer(CompletionModel):
         return self._wanted[0] or self._running.slots
 
     def _probe(self) -> Capabilities:
-        engine = self._running
         logprobs = self._wanted[2]
         limit = self._limit
         return Capabilities(
             logprobs,
-            embeddings=_offered(lambda: bool(engine.embed(["a"]))),
+            embeddings=_offered(self._embeds),
             constrained=True,
             context_size=limit,
             likelihoods=logprobs and _offered(self._follows_tokens),
             chat_template=True,
         )
+
+    def _embeds(self) -> bool:
+        engine = self._running
+        announce(estimate("a"))
+        return bool(engine.embed(["a"]))
 
     def _follows_tokens(self) -> bool:
         """Whether a grammar of tokens is understood; older versions only know characters."""

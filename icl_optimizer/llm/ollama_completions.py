@@ -12,10 +12,10 @@ from icl_optimizer.llm.conversation import Conversation
 from icl_optimizer.llm.errors import ModelError
 from icl_optimizer.llm.first_token import Alternative, alternatives
 from icl_optimizer.llm.langchain import LangChainModel
-from icl_optimizer.llm.probe import schema
+from icl_optimizer.llm.probe import answer_room, schema
 from icl_optimizer.llm.provider_errors import call_provider, read_answer
-
-_ANSWER_ROOM = 48  # tokens of JSON around a choice
+from icl_optimizer.llm.requests import announce, estimate
+from icl_optimizer.llm.usage import Usage
 
 
 class OllamaCompletions(LangChainModel):
@@ -48,7 +48,7 @@ class OllamaCompletions(LangChainModel):
     def _held(self, prompts: list[str], choices: list[str]) -> list[str]:
         if any(isinstance(prompt, Conversation) for prompt in prompts):
             return super()._held(prompts, choices)
-        room = _ANSWER_ROOM + max(len(choice.encode()) for choice in choices)
+        room = answer_room(choices)
         self._check_room(prompts, room)
         answers = self._complete(prompts, room, format=schema(choices))
         return [_answer_in((answer.response or "").strip()) for answer in answers]
@@ -63,17 +63,19 @@ class OllamaCompletions(LangChainModel):
 
         def ask(prompt: str) -> Any:
             client = self._model._client
+            (settle,) = announce(estimate(prompt, max_tokens))
             answer = call_provider(
                 self.name,
                 lambda: client.generate(prompt=prompt, raw=True, **request, **fields),
             )
             if answer.done is not True:
                 raise ModelError(f"'{self.name}' sent an answer cut short.", "malformed")
-            self.usage.add(
-                calls=1,
-                prompt_tokens=answer.prompt_eval_count or 0,
-                completion_tokens=answer.eval_count or 0,
-            )
+            tokens = {
+                "prompt_tokens": answer.prompt_eval_count or 0,
+                "completion_tokens": answer.eval_count or 0,
+            }
+            self.usage.add(calls=1, **tokens)
+            settle(Usage(**tokens))
             return answer
 
         workers = min(self._concurrency, len(prompts))

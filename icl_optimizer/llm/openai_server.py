@@ -56,6 +56,8 @@ class OpenAIServer(LanguageModel):
         chat: Makes the model for the chat endpoint; sends nothing.
     """
 
+    announces = True
+
     def __init__(self, spec: Spec, settings: Settings, chat: Callable[[], LangChainModel]) -> None:
         """Keep the settings; nothing is sent."""
         super().__init__(spec.text)

@@ -6,11 +6,11 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from icl_optimizer.errors import ConfigurationError, invalid_fields, unknown_name
+from icl_optimizer.llm.credentials import holds_login
 from icl_optimizer.llm.redaction import holds_secret, refuse_secrets, shown
 
 TIMEOUT_S = 120.0
@@ -164,7 +164,7 @@ def _known_name(name: str, allowed: Parameters) -> str:
 
 
 def _own_value(name: str, value: Any, is_text: bool, allowed: Parameters) -> Any:
-    if isinstance(value, str) and urlsplit(value).username is not None:
+    if holds_login(value):
         raise ConfigurationError(
             f"the LLM parameter '{name}' must not hold a user name or password."
         )

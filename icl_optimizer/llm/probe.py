@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from icl_optimizer.llm.errors import ModelError
 from icl_optimizer.llm.first_token import Alternative
 from icl_optimizer.llm.provider_errors import call_provider
+from icl_optimizer.llm.requests import announce
+from icl_optimizer.llm.usage import Usage
 
 T = TypeVar("T")
 
@@ -17,6 +19,7 @@ MOST = 20
 """The most alternatives that OpenAI and Ollama list."""
 
 _FEWER = 5  # servers with a lower limit refuse a request for more
+_JSON_ROOM = 48  # tokens around a choice
 _LETTERS = "Reply with A or B only."
 _FRUIT = "Reply with the word apple."
 _OTHER_FRUIT = ["pear", "plum"]
@@ -92,6 +95,11 @@ def schema(choices: list[str]) -> dict[str, Any]:
     }
 
 
+def answer_room(choices: Sequence[str]) -> int:
+    """Return the tokens that an answer held to ``choices`` may take, the JSON around it too."""
+    return _JSON_ROOM + max(len(choice.encode()) for choice in choices)
+
+
 def known_context(model: Any) -> int | None:
     """Return the context size of a LangChain model in tokens, where its server tells.
 
@@ -114,6 +122,7 @@ def known_context(model: Any) -> int | None:
 def _of_ollama(model: Any) -> int | None:
     from ollama import Client
 
+    announce(Usage())
     client = Client(model.base_url, **(model.client_kwargs or {}))
     loaded = _optional(lambda: client.ps().models) or ()
     names = (model.model, f"{model.model}:latest")
@@ -121,6 +130,7 @@ def _of_ollama(model: Any) -> int | None:
 
 
 def _of_server(model: Any) -> int | None:
+    announce(Usage())
     listed = _optional(lambda: list(model.root_client.models.list())) or ()
     mine = [entry for entry in listed if entry.id == model.model_name]
     for name in ("max_model_len", "max_context_length", "context_length"):

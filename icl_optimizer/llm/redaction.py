@@ -1,11 +1,13 @@
-"""Secrets of the environment, kept out of whatever is shown or written."""
+"""Secrets of the environment and of given objects, kept out of what is shown or written."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
+from urllib.parse import quote
 
 from icl_optimizer.errors import ConfigurationError
 
@@ -13,19 +15,44 @@ _ENDINGS = ("_API_KEY", "_KEY", "_TOKEN", "_SECRET", "_PASSWORD")
 _SHORTEST = 8  # shorter values would strike out ordinary words
 _PLACE = "[redacted]"
 _SECRET_NAME = re.compile(
-    r"key|secret|password|authorization|credential|(?<![a-z])token(?![a-z])", re.IGNORECASE
+    r"key|secret|passw(or)?d|passphrase|authorization|credential|cookie|bearer"
+    r"|(?<![a-z])(token|auth|pwd)(?![a-z])",
+    re.IGNORECASE,
 )
+_SHORT_NAME = re.compile(r"^(code|pass|pw|sig|signature)$", re.IGNORECASE)
+_FORMS = (
+    (re.compile(r"\b(bearer\s+)(?!\[redacted\])[^\s\"'\\<>{},]+", re.IGNORECASE), r"\1"),
+    (re.compile(r"(?<![A-Za-z0-9])sk-[A-Za-z0-9_-]{8,}"), ""),
+    (re.compile(r"(://)[^/?#@\s\"']+(?=@(?!https?://))"), r"\1"),
+)
+"""What secrets look like wherever they come from, with what is kept before them."""
+_remembered: set[str] = set()
 
 
 def redact(text: str) -> str:
     """Return ``text`` without the values of this process's keys.
 
     Secrets are the values, of at least 8 characters, of environment variables whose names end in
-    ``_API_KEY``, ``_KEY``, ``_TOKEN``, ``_SECRET`` or ``_PASSWORD``.
+    ``_API_KEY``, ``_KEY``, ``_TOKEN``, ``_SECRET`` or ``_PASSWORD``; those that a LangChain object
+    brought with it; and whatever looks like one: what follows ``Bearer``, keys that begin with
+    ``sk-``, names and passwords in URLs.
     """
     for secret in _secrets():
-        text = text.replace(secret, _PLACE)
+        for form in dict.fromkeys((secret, json.dumps(secret)[1:-1], quote(secret, safe=""))):
+            text = text.replace(form, _PLACE)
+    for pattern, kept in _FORMS:
+        text = pattern.sub(f"{kept}{_PLACE}", text)
     return text
+
+
+def remember_secrets(values: Iterable[str]) -> None:
+    """Have ``redact`` strike out more values, those of at least 8 characters."""
+    _remembered.update(v.strip() for v in values if len(v.strip()) >= _SHORTEST)
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether the name of a parameter or header says that it holds a secret."""
+    return bool(_SECRET_NAME.search(name) or _SHORT_NAME.search(name))
 
 
 def refuse_secrets(params: Mapping[str, Any]) -> None:
@@ -66,4 +93,4 @@ def _secrets() -> list[str]:
         for name, value in os.environ.items()
         if name.upper().endswith(_ENDINGS) and len(value.strip()) >= _SHORTEST
     }
-    return sorted(found, key=len, reverse=True)
+    return sorted(found | _remembered.copy(), key=len, reverse=True)

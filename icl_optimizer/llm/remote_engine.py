@@ -14,6 +14,8 @@ from icl_optimizer.llm.errors import ModelError
 from icl_optimizer.llm.labels import Token
 from icl_optimizer.llm.parameters import TIMEOUT_S
 from icl_optimizer.llm.provider_errors import call_provider, read_answer, status_error
+from icl_optimizer.llm.requests import announce
+from icl_optimizer.llm.usage import Usage
 
 if TYPE_CHECKING:
     import httpx
@@ -60,6 +62,7 @@ class RemoteEngine:
             ModelError: It does not answer, or not as llama.cpp does.
         """
         if self._known is None:
+            announce(Usage())
             answer = self._ask("GET", "/props")
             if "json" not in answer.headers.get("content-type", ""):
                 raise self._not_llamacpp()
@@ -97,12 +100,14 @@ class RemoteEngine:
 
     def tokenize(self, text: str) -> list[Token]:
         """Return id and text of each token, special ones recognised as in a completion."""
+        announce(Usage())
         answer = self._http("POST", "/tokenize", {"content": text, "with_pieces": True})
         return read_answer(self._name, lambda: pieces(answer))
 
     def apply_template(self, messages: Sequence[Message]) -> str:
         """Return the messages in the model's chat format, up to the start of the reply."""
         body = {"messages": [dict(message) for message in messages]}
+        announce(Usage())
         answer = self._http("POST", "/apply-template", body)
         return read_answer(self._name, lambda: str(answer["prompt"]))
 

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from icl_optimizer.errors import ModelError
 from icl_optimizer.llm.base import Capabilities, LanguageModel, Message
 from icl_optimizer.llm.conversation import as_prompt
+from icl_optimizer.llm.errors import PartialError
 from icl_optimizer.llm.wrapper import ModelWrapper
 
 T = TypeVar("T")
@@ -217,7 +218,8 @@ class ResilientModel(ModelWrapper):
         try:
             with self._breaker.request(self.name) as trial:
                 if trial:
-                    answers.extend(ask(slice(0, 1)))
+                    with _keeping(answers, size):
+                        answers.extend(ask(slice(0, 1)))
                 self._rest(answers, size, ask)
         except ModelError:
             self.usage.add(failures=size - len(answers))
@@ -245,7 +247,8 @@ class ResilientModel(ModelWrapper):
             one = partial(ask, slice(index, index + 1))
             if error is not None and index > first:
                 self.usage.add(retries=1)
-            answers.extend(self._again(one, error if index == first else None))
+            with _keeping(answers, size):
+                answers.extend(self._again(one, error if index == first else None))
 
     def _again(self, ask: Callable[[], T], error: ModelError | None = None) -> T:
         """Ask until there is an answer or no hope; ``error`` ended the first attempt."""
@@ -271,6 +274,20 @@ class ResilientModel(ModelWrapper):
         except ModelError:
             self.usage.add(failures=1)
             raise
+
+
+@contextmanager
+def _keeping(answers: Sequence[object], size: int) -> Iterator[None]:
+    """Let the failure of one of ``size`` prompts tell what those before it were answered."""
+    try:
+        yield
+    except ModelError as failure:
+        if size == 1:
+            raise
+        told = PartialError(str(failure), failure.kind, failure.retry_after, answers)
+    else:
+        return
+    raise told
 
 
 __all__ = ["BreakerPolicy", "CircuitBreaker", "ResilientModel", "RetryPolicy"]

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from icl_optimizer.errors import ConfigurationError, ModelError, ReplayError
 from icl_optimizer.llm.base import Capabilities, LanguageModel, Message
 from icl_optimizer.llm.conversation import Conversation, as_prompt
-from icl_optimizer.llm.errors import PromptTooLongError
+from icl_optimizer.llm.errors import PartialError, PromptTooLongError
+from icl_optimizer.llm.recording import Recording
 from icl_optimizer.llm.response_store import (
     FORMAT_VERSION,
     Entry,
@@ -39,8 +40,10 @@ class CachedModel(ModelWrapper):
     first, so a replay gives every one of them the numbers it had.
 
     ``reuse`` asks the model for what is missing, the missing part of a batch at once. ``replay``
-    never asks it: a request that was not recorded is an error, one that failed when it was recorded
-    and has no later answer fails in the same way.
+    never asks it: a request that was not recorded is an error, and one that failed before it was
+    answered fails again, in the same order. What is replayed is the last recording; see
+    :class:`~.recording.Recording` for its limits, and ``begin_recording`` for several in one
+    folder.
 
     Args:
         inner: The model that answers; only its name and identity are used in a replay.
@@ -60,6 +63,7 @@ class CachedModel(ModelWrapper):
         self.mode: CacheMode = mode
         self._store = ResponseStore(Path(folder).expanduser(), replay=mode == "replay")
         self._identity = inner.identity
+        self._recording = Recording(self._store, "", self._identity)
 
     def count_tokens(self, text: str) -> int:
         """Return how many tokens the model reads for ``text``."""
@@ -79,6 +83,13 @@ class CachedModel(ModelWrapper):
         """Reset the model; a replay has none."""
         if self.mode == "reuse":
             self.inner.reset()
+
+    def begin_recording(self, name: str) -> None:
+        """Record what follows under ``name``, or replay what has it.
+
+        A recording under the same name, by the same model in the same folder, is begun anew.
+        """
+        self._recording = Recording(self._store, name, self._identity)
 
     def close(self) -> None:
         """Close the file and the model."""
@@ -150,15 +161,18 @@ class CachedModel(ModelWrapper):
     ) -> list[Any]:
         """Return the answer to each request; ``ask`` gets the positions of those to ask for."""
         keys = [self._key(method, request) for request in requests]
-        entries = self._store.find(set(keys))
-        missing = {key: i for i, key in reversed(list(enumerate(keys))) if key not in entries}
-        asked = sorted(missing.values())
-        if asked:
-            if self.mode == "replay":
-                self._refuse(method, requests, missing)
-            entries |= self._asked([keys[i] for i in asked], lambda: ask(asked))
+        if self.mode == "replay":
+            entries = self._repeat(method, requests, keys)
+            asked: dict[str, int] = {}
+        else:
+            self._recording.begin()
+            entries = self._store.find(set(keys))
+            asked = {key: i for i, key in reversed(list(enumerate(keys))) if key not in entries}
+        positions = sorted(asked.values())
+        if positions:
+            entries |= self._asked([keys[i] for i in positions], lambda: ask(positions))
         for i, key in enumerate(keys):
-            if missing.get(key) != i:
+            if asked.get(key) != i:
                 self._count(entries[key])
         return [json.loads(entries[key].answer) for key in keys]
 
@@ -166,28 +180,34 @@ class CachedModel(ModelWrapper):
         with self.usage.watch() as used:
             try:
                 answers = ask()
-            except (ModelError, PromptTooLongError) as error:
-                self._store.keep_failures(dict.fromkeys(keys, _failure_to_json(error)))
+            except PartialError as error:
+                plain = [np.asarray(answer).tolist() for answer in error.answers]
+                answered = len(plain)
+                self._store.keep(_entries(keys[:answered], plain, used))
+                self._recording.keep(keys[answered:], 0, error, used)
                 raise
-        texts = [json.dumps(answer) for answer in answers]
-        return self._store.keep(
-            {
-                key: Entry(text, *numbers)
-                for key, text, numbers in zip(keys, texts, _shares(used, len(keys)), strict=True)
-            }
-        )
+            except (ModelError, PromptTooLongError) as error:
+                self._recording.keep(keys, None if len(keys) > 1 else 0, error, used)
+                raise
+        return self._store.keep(_entries(keys, answers, used))
 
-    def _refuse(
-        self, method: str, requests: Sequence[Mapping[str, Any]], missing: Mapping[str, int]
-    ) -> NoReturn:
-        failures = self._store.failures(missing)
-        for key, position in missing.items():
-            if key not in failures:
-                raise self._not_recorded(method, requests[position])
-        failure = _failure_from_json(next(iter(failures.values())))
-        if isinstance(failure, ModelError):
-            self.usage.add(failures=len(failures))
-        raise failure
+    def _repeat(
+        self, method: str, requests: Sequence[Mapping[str, Any]], keys: list[str]
+    ) -> dict[str, Entry]:
+        """Return the recorded answers, or raise what was met in their place."""
+        entries = self._store.find(set(keys))
+        unknown = self._recording.unknown(keys, entries)
+        if unknown is not None:
+            raise self._not_recorded(method, requests[keys.index(unknown)])
+        met = self._recording.next_failure(keys, entries)
+        if met is not None:
+            failure, used = met
+            self.usage.add(**_counts(used), cached=used.calls, failures=used.failures)
+            raise failure
+        for key, request in zip(keys, requests, strict=True):
+            if key not in entries:
+                raise self._not_recorded(method, request)
+        return entries
 
     def _not_recorded(self, method: str, request: Mapping[str, Any]) -> ReplayError:
         text = next((request[k] for k in ("prompt", "text", "messages") if k in request), "")
@@ -198,13 +218,7 @@ class CachedModel(ModelWrapper):
         )
 
     def _count(self, entry: Entry) -> None:
-        self.usage.add(
-            calls=entry.calls,
-            cached=entry.calls,
-            prompt_tokens=entry.prompt_tokens,
-            reused_tokens=entry.reused_tokens,
-            completion_tokens=entry.completion_tokens,
-        )
+        self.usage.add(**_counts(entry), cached=entry.calls)
 
     def _key(self, method: str, request: Mapping[str, Any]) -> str:
         whole = {
@@ -233,17 +247,19 @@ def _shares(used: Usage, parts: int) -> list[tuple[int, int, int, int]]:
     return list(zip(*split, strict=True))
 
 
-def _failure_to_json(error: ModelError | PromptTooLongError) -> str:
-    if isinstance(error, PromptTooLongError):
-        return json.dumps({"tokens": error.tokens, "limit": error.limit})
-    return json.dumps({"kind": error.kind, "message": str(error)})
+def _entries(keys: list[str], answers: Sequence[Any], used: Usage) -> dict[str, Entry]:
+    texts = [json.dumps(answer) for answer in answers]
+    shares = _shares(used, len(keys)) if keys else []
+    return {k: Entry(t, *numbers) for k, t, numbers in zip(keys, texts, shares, strict=True)}
 
 
-def _failure_from_json(text: str) -> ModelError | PromptTooLongError:
-    failure = json.loads(text)
-    if "limit" in failure:
-        return PromptTooLongError(**failure)
-    return ModelError(failure["message"], failure["kind"])
+def _counts(used: Entry | Usage) -> dict[str, int]:
+    return {
+        "calls": used.calls,
+        "prompt_tokens": used.prompt_tokens,
+        "reused_tokens": used.reused_tokens,
+        "completion_tokens": used.completion_tokens,
+    }
 
 
 __all__ = ["CacheMode", "CachedModel", "ResponseCacheWarning"]

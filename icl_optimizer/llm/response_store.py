@@ -8,7 +8,7 @@ import sqlite3
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from icl_optimizer.errors import ConfigurationError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 FILE = "responses.sqlite3"
 
 T = TypeVar("T")
@@ -31,7 +31,8 @@ CREATE TABLE IF NOT EXISTS entries (
     completion_tokens INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS failures (
-    key TEXT PRIMARY KEY, failure TEXT NOT NULL
+    recording TEXT NOT NULL, key TEXT NOT NULL, number INTEGER NOT NULL, failure TEXT,
+    PRIMARY KEY (recording, key, number)
 ) WITHOUT ROWID;
 PRAGMA user_version = {FORMAT_VERSION};
 COMMIT;
@@ -59,6 +60,20 @@ class Entry:
     prompt_tokens: int = 0
     reused_tokens: int = 0
     completion_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One time that a request was not answered.
+
+    Attributes:
+        number: The same for all that were asked together; later ones have higher numbers.
+        text: What happened, as JSON; empty for a request that was not sent because another one
+            of the same batch had failed.
+    """
+
+    number: int
+    text: str
 
 
 class ResponseStore:
@@ -97,20 +112,47 @@ class ResponseStore:
         rows = self._select(command + "entries WHERE key = ?", keys)
         return {key: Entry(str(row[0]), *map(int, row[1:])) for key, row in rows.items()}
 
-    def failures(self, keys: Iterable[str]) -> dict[str, str]:
-        """Return the failures that are there, as JSON texts."""
-        rows = self._select("SELECT failure FROM failures WHERE key = ?", keys)
-        return {key: str(row[0]) for key, row in rows.items()}
+    def failures(self, recording: str, keys: Iterable[str]) -> dict[str, list[Failure]]:
+        """Return the failures of a recording, in order."""
+        command = (
+            "SELECT number, failure FROM failures WHERE recording = ? AND key = ? ORDER BY number"
+        )
+
+        def run(db: sqlite3.Connection) -> dict[str, list[Failure]]:
+            rows = {key: db.execute(command, (recording, key)).fetchall() for key in set(keys)}
+            return {k: [Failure(n, t or "") for n, t in row] for k, row in rows.items() if row}
+
+        return self._run(run, "read") or {}
 
     def keep(self, entries: Mapping[str, Entry]) -> dict[str, Entry]:
         """Write entries and return those that hold: another process may have been first."""
         rows = [(key, *astuple(entry)) for key, entry in entries.items()]
-        self._insert("INSERT OR IGNORE INTO entries VALUES (?, ?, ?, ?, ?, ?)", rows)
+        command = "INSERT OR IGNORE INTO entries VALUES (?, ?, ?, ?, ?, ?)"
+        self._write(lambda db: db.executemany(command, rows))
         return {**entries, **(self.find(entries) if self._keeps else {})}
 
-    def keep_failures(self, failures: Mapping[str, str]) -> None:
-        """Write failures, as JSON texts."""
-        self._insert("INSERT OR IGNORE INTO failures VALUES (?, ?)", list(failures.items()))
+    def keep_failures(self, recording: str, failures: Mapping[str, str | None]) -> None:
+        """Write the failures of requests that were asked together, under the next number.
+
+        Args:
+            recording: Which one they belong to.
+            failures: JSON texts; None for those that were not sent.
+        """
+        command = "SELECT COALESCE(MAX(number), 0) + 1 FROM failures WHERE recording = ?"
+
+        def run(db: sqlite3.Connection) -> None:
+            (number,) = db.execute(command, (recording,)).fetchone()
+            rows = [(recording, key, number, text) for key, text in failures.items()]
+            db.executemany("INSERT INTO failures VALUES (?, ?, ?, ?)", rows)
+
+        self._write(run)
+
+    def forget_failures(self, recording: str) -> None:
+        """Delete the failures of a recording."""
+        command = "SELECT 1 FROM failures WHERE recording = ? LIMIT 1"
+        if self._run(lambda db: db.execute(command, (recording,)).fetchone(), "read") is None:
+            return  # a file that cannot be written is not written for nothing
+        self._write(lambda db: db.execute("DELETE FROM failures WHERE recording = ?", (recording,)))
 
     def close(self) -> None:
         """Close the file."""
@@ -126,11 +168,11 @@ class ResponseStore:
 
         return self._run(run, "read") or {}
 
-    def _insert(self, command: str, rows: Sequence[tuple[str | int, ...]]) -> None:
+    def _write(self, change: Callable[[sqlite3.Connection], object]) -> None:
         def run(db: sqlite3.Connection) -> None:
             try:
                 db.execute("BEGIN IMMEDIATE")
-                db.executemany(command, rows)
+                change(db)
                 db.execute("COMMIT")
             finally:
                 if db.in_transaction:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
 from icl_optimizer.errors import ConfigurationError
+from icl_optimizer.llm.credentials import refuse_credentials
 from icl_optimizer.llm.redaction import refuse_secrets
+
+_AT_URL = re.compile(r"@(https?:?/?/?.*)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -41,17 +45,19 @@ def parse_spec(text: str) -> Spec:
         ConfigurationError: It names several models, its URL or query is malformed, or it holds a
             secret.
     """
+    refuse_credentials(text)
     text = text.strip()
     base, mark, rest = text.partition("?")
     if "," in text:
         raise ConfigurationError(
-            f"the LLM '{base}' has a comma; allowed here: one model, and no comma in parameters."
+            f"the LLM '{_named(base)}' has a comma; allowed here: one model, and no comma in "
+            "parameters."
         )
     query = _query(base, rest) if mark else {}
     provider, _, model = base.partition(":")
-    name, at, url = model.partition("@http") if provider == "openai" else (model, "", "")
-    if at:
-        url = f"http{url}".rstrip("/")
+    name, url = model, ""
+    if provider == "openai" and (at := _AT_URL.search(model)):
+        name, url = model[: at.start()], at[1].rstrip("/")
         check_url(name, url)
     return Spec(text, provider, name, url, query)
 
@@ -63,12 +69,15 @@ def check_url(name: str, url: str) -> None:
         name: The model that it serves, for the message.
         url: For example ``http://127.0.0.1:8080/v1``.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        parts = urlsplit("")
     if parts.username is not None or parts.password is not None:
         raise ConfigurationError("an LLM's URL must not hold a user name or password.")
     if parts.scheme not in ("http", "https") or not parts.hostname or not _has_valid_port(url):
         raise ConfigurationError(
-            f"the LLM 'openai:{name}@{url}' has no valid URL after the @; write "
+            f"the LLM 'openai:{name}' has no valid URL after the @; write "
             "'openai:MODEL@http://HOST:PORT/v1'."
         )
 
@@ -81,6 +90,11 @@ def _has_valid_port(url: str) -> bool:
     return port is None or port > 0
 
 
+def _named(base: str) -> str:
+    """Return a spec without its URL, which may hold a password in a form nobody expects."""
+    return _AT_URL.split(base)[0]
+
+
 def _query(base: str, text: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for part in text.split("&"):
@@ -88,9 +102,12 @@ def _query(base: str, text: str) -> dict[str, str]:
         refuse_secrets({name: value})
         if not name or not equals:
             raise ConfigurationError(
-                f"the LLM '{base}' has malformed parameters; write '?name=value&name=value'."
+                f"the LLM '{_named(base)}' has malformed parameters; write "
+                "'?name=value&name=value'."
             )
         if name in found:
-            raise ConfigurationError(f"the LLM '{base}' gives the parameter '{name}' twice.")
+            raise ConfigurationError(
+                f"the LLM '{_named(base)}' gives the parameter '{name}' twice."
+            )
         found[name] = value
     return found

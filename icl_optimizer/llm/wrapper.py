@@ -29,6 +29,7 @@ class ModelWrapper(LanguageModel):
         self.inner = inner
         # the wrapped model asks for permission itself, and a cache may not need it
         self.remote = False
+        self.announces = inner.announces
 
     @property
     def usage(self) -> Usage:
@@ -51,6 +52,10 @@ class ModelWrapper(LanguageModel):
     def reset(self) -> None:
         """Reset the wrapped model."""
         self.inner.reset()
+
+    def begin_recording(self, name: str) -> None:
+        """Pass the name on to the wrapped model."""
+        self.inner.begin_recording(name)
 
     def close(self) -> None:
         """Close the wrapped model."""

@@ -78,7 +78,7 @@ class Setting:
     def suits(self, scenario: Scenario, split: Split) -> bool:
         """Return whether the setting is measured in ``scenario``; variants are only reported."""
         if scenario.variant:
-            return split == "report" and self.lever in VARIED and self.only is None
+            return split == "report" and self.lever in VARIED and self.only in (None, FEW)
         return self.only is None or scenario.name in self.only
 
 
@@ -98,6 +98,7 @@ SETTINGS = (
     SCORES,
     Setting("decider", "channel", {"decider": "channel", "passes": 1}, ("closed",)),
     Setting("decider", "predict", {"decider": "predict"}),
+    Setting("decider", "auto, known words by predict", {"known": "predict"}, NEW),
     Setting("decider", "predict, 3 levels", {"decider": "predict", "levels": 3}, ("closed",)),
     Setting("decider", "generate, free text first", {"decider": "generate"}, ("closed",)),
     Setting(
