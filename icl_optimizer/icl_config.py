@@ -71,7 +71,7 @@ class ICLConfig(BaseModel):
     passes: int = Field(2, ge=1, le=4, description="Times that the examples are shown over.")
     levels: int = Field(2, ge=2, le=5, description="Words for good and bad, in summaries.")
     constrain: Constrain = Field(
-        "retry", description="When a writing model is held to the labels: first, or on retry."
+        "first", description="When a writing model is held to the labels: first, or on retry."
     )
     cache: bool = Field(True, description="Reuse the answer to an identical prompt.")
     on_failure: Literal["pool", "stop"] = Field(

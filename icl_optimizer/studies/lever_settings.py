@@ -100,7 +100,12 @@ SETTINGS = (
     Setting("decider", "predict", {"decider": "predict"}),
     Setting("decider", "auto, known words by predict", {"known": "predict"}, NEW),
     Setting("decider", "predict, 3 levels", {"decider": "predict", "levels": 3}, ("closed",)),
-    Setting("decider", "generate, free text first", {"decider": "generate"}, ("closed",)),
+    Setting(
+        "decider",
+        "generate, free text first",
+        {"decider": "generate", "constrain": "retry"},
+        ("closed",),
+    ),
     Setting(
         "decider", "generate, held to the labels", {"decider": "generate", "constrain": "first"}
     ),
