@@ -22,7 +22,7 @@ from icl_optimizer.errors import (
     ModelError,
     ReplayError,
 )
-from icl_optimizer.llm.base import LanguageModel
+from icl_optimizer.llm.base import Capabilities, LanguageModel
 from icl_optimizer.llm.budget import Budget
 from icl_optimizer.llm.chain import ModelChain
 from icl_optimizer.llm.guard import GuardOptions
@@ -277,3 +277,16 @@ def test_credentials_never_reach_the_folder(tmp_path: Path) -> None:
         compare(fields, tmp_path / "run", progress_bar=False)
     assert "pw" not in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_report_says_that_answers_named_no_label(tmp_path: Path) -> None:
+    class Babbling(Recorded):
+        def _generate(self, prompts: list[str], *_: Any) -> list[str]:
+            self.usage.add(calls=len(prompts))
+            return ["I would rather not say."] * len(prompts)
+
+    model = Babbling()
+    model._capabilities = Capabilities(logprobs=False, embeddings=False, constrained=False)
+    folder = run(tmp_path / "run", model, seeds=1)
+    assert value(folder, "invalid_rate") == value(folder, "fallback_rate") == 1.0
+    assert "queries the answer named no label" in write_report(folder).read_text()

@@ -49,6 +49,12 @@ def failures(run: Run) -> list[str]:
     """Return a sentence for each policy whose models failed, and for each unit that was stopped."""
     told = [_told(policy, use) for policy, use in run.models.items() if use.failures]
     told += [
+        f"{policy}: for {unnamed:,} of {use.asked:,} queries the answer named no label; experience "
+        "decided in its place."
+        for policy, use in run.models.items()
+        if (unnamed := use.fallback - sum(use.failures.values())) > 0
+    ]
+    told += [
         _passed_on(policy, use, model)
         for policy, use in run.models.items()
         for model in use.passed_on
