@@ -384,7 +384,7 @@ def test_models_without_log_probabilities_write(prompts: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"no log-probabilities.*decider='generate'"):
         ICLAgent(PROBLEM, ScriptedLLM([]), ICLConfig(decider="score"), prompts=prompts)
     model = ScriptedLLM(["right", "well", "left"])
-    learner = ICLAgent(PROBLEM, model, prompts=prompts)
+    learner = ICLAgent(PROBLEM, model, ICLConfig(constrain="retry"), prompts=prompts)
     decisions = [learner.decide(s[None])[0] for s in SITUATIONS[[0, 2]]]
     assert [(d.label, d.made_by) for d in decisions] == [("right", "llm"), ("left", "llm")]
     assert learner.decider.counts.invalid == 1

@@ -6,6 +6,7 @@ import pandas as pd
 
 from icl_optimizer.comparison.statistics import estimate
 from icl_optimizer.report.formatting import MISSING, number, with_interval
+from icl_optimizer.studies.lever_settings import SETTINGS
 from icl_optimizer.studies.tables import markdown
 
 METRIC, RATE = "balanced_accuracy", "decisions_per_s"
@@ -33,10 +34,15 @@ def _table(rows: pd.DataFrame) -> list[list[str]]:
     timed = [place for place in TIMED_IN if (rows["environment"] == place).any()]
     names = [_place(*place) for place in places] + [f"decisions/s, {place}" for place in timed]
     table = [["lever", "setting", *names]]
-    for (lever, setting), part in rows.groupby(["lever", "setting"], sort=False):
+    ranks = {(s.lever, s.name): rank for rank, s in enumerate(SETTINGS)}
+    groups = [
+        ((str(lever), str(setting)), part)
+        for (lever, setting), part in rows.groupby(["lever", "setting"], sort=False)
+    ]
+    for (lever, setting), part in sorted(groups, key=lambda g: ranks.get(g[0], len(ranks))):
         cells = [_quality(part, *place) for place in places]
         speeds = [_speed(part, place) for place in timed]
-        table.append([str(lever), str(setting), *cells, *speeds])
+        table.append([lever, setting, *cells, *speeds])
     return table
 
 
