@@ -14,8 +14,8 @@ from icl_optimizer.problem import Context
 class AutoDecider(Decider):
     """Scores labels for queries whose words the examples know, and asks the channel for new words.
 
-    Measured on the embedded model: label scores with the examples shown twice are right for every
-    known context in every order, the channel generalises far better to words never seen.
+    Measured on the embedded model: label scores with the examples shown twice are right for nearly
+    every known context, and the channel generalises far better to words never seen.
 
     Attributes:
         score: Decides where every word of the query is known.
