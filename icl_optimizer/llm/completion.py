@@ -5,24 +5,20 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from icl_optimizer.errors import ConfigurationError
 from icl_optimizer.llm.base import Capabilities, LanguageModel, Message
+from icl_optimizer.llm.batches import Item, Result, ask_each
 from icl_optimizer.llm.errors import ModelError, PromptTooLongError
 from icl_optimizer.llm.labels import LabelTokens, Token, choice_grammar
 from icl_optimizer.llm.provider_errors import read_answer
 from icl_optimizer.llm.redaction import redact
 from icl_optimizer.llm.requests import Settle, announce, estimate
 from icl_optimizer.llm.usage import Usage
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 _TOP = 128  # tokens listed with each score; more than about 1,000 would cost time
 _LIFT = 100.0  # far above the spread of a model's logits, so that lifted tokens come first
@@ -260,16 +256,7 @@ class CompletionModel(LanguageModel):
 
     def _each(self, ask: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
         """Return ``ask`` of every item in order, up to ``_workers`` at once."""
-        workers = min(self._workers, len(items))
-        if workers <= 1:
-            return [ask(item) for item in items]
-        pool = ThreadPoolExecutor(workers)
-        try:
-            # in a copy of this context each, which watches the counters
-            asked = [pool.submit(copy_context().run, ask, item) for item in items]
-            return [future.result() for future in asked]
-        finally:
-            pool.shutdown(cancel_futures=True)
+        return ask_each(ask, items, self._workers)
 
 
 def token_grammar(ids: Sequence[int]) -> str:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
 from typing import Any
 
+from icl_optimizer.llm.batches import ask_each
 from icl_optimizer.llm.conversation import Conversation
 from icl_optimizer.llm.errors import ModelError
 from icl_optimizer.llm.first_token import Alternative, alternatives
@@ -78,13 +77,7 @@ class OllamaCompletions(LangChainModel):
             settle(Usage(**tokens))
             return answer
 
-        workers = min(self._concurrency, len(prompts))
-        if workers <= 1:
-            return [ask(prompt) for prompt in prompts]
-        with ThreadPoolExecutor(workers) as pool:
-            # in a copy of this context each, which watches the counters
-            asked = [pool.submit(copy_context().run, ask, prompt) for prompt in prompts]
-            return [future.result() for future in asked]
+        return ask_each(ask, prompts, self._concurrency)
 
 
 def _answer_in(text: str) -> str:
