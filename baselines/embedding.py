@@ -113,7 +113,11 @@ class EmbeddingPolicy(ExploringPolicy):
         return np.array(
             [
                 np.concatenate(
-                    [self._code(column, c[column.name]) for column in self.problem.columns]
+                    [
+                        self._code(column, c[column.name])
+                        for column in self.problem.columns
+                        if column.spoken
+                    ]
                 )
                 for c in contexts
             ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
@@ -46,6 +46,8 @@ class EnvironmentSpec:
         seeds: Repetitions by default.
         summary: One line for listings.
         sweeps: Name of the module's function from a configuration to sweep points, if any.
+        evaluation: Parameters that are different in an evaluation (the held-out part of a trace).
+        episodes: Least number of episodes of an evaluation.
     """
 
     name: str
@@ -59,6 +61,8 @@ class EnvironmentSpec:
     seeds: int
     summary: str
     sweeps: str | None = None
+    evaluation: Mapping[str, Any] = field(default_factory=dict)
+    episodes: int = 1
 
     def sweep_points(self, settings: Mapping[str, Any]) -> list[SweepPoint]:
         """Return where policies that learned with ``settings`` are evaluated further."""
@@ -95,7 +99,34 @@ OFFLOADING = EnvironmentSpec(
     sweeps="sweep_points",
 )
 
-_SPECS = {spec.name: spec for spec in (OFFLOADING,)}
+SLO_SCHEDULING = EnvironmentSpec(
+    name="slo-scheduling",
+    gym_id="icl_optimizer/SLOScheduling-v0",
+    module="icl_optimizer.environments.slo_scheduling",
+    vector_class="SLOSchedulingVectorEnv",
+    single_class="SLOSchedulingEnv",
+    config_class="SLOSchedulingConfig",
+    policies=(
+        "icl-predict",
+        "table",
+        "knn-predict",
+        "linear-predict",
+        "dqn-paper",
+        "score-in-time",
+        "shortest-expected-completion",
+        "shortest-queue",
+        "round-robin",
+        "random",
+        "oracle",
+    ),
+    interactions=500,
+    seeds=5,
+    summary="send tasks to language models with queues before deadlines (Mekrache et al. 2025)",
+    sweeps="sweep_points",
+    episodes=30,
+)
+
+_SPECS = {spec.name: spec for spec in (OFFLOADING, SLO_SCHEDULING)}
 
 
 def environment_names() -> list[str]:

@@ -174,7 +174,7 @@ class ICLAgent(Policy):
             "format_version": FORMAT_VERSION,
             "problem": self.problem.name,
             "labels": self.problem.labels,
-            "keywords": [c.name for c in self.problem.columns],
+            "keywords": list(self.problem.keywords),
             "model": self.model.name,
             "config": self.config.model_dump(mode="json"),
             "seed": self.seed,
@@ -190,7 +190,7 @@ class ICLAgent(Policy):
         for field, mine in (
             ("problem", self.problem.name),
             ("labels", list(self.problem.labels)),
-            ("keywords", [c.name for c in self.problem.columns]),
+            ("keywords", list(self.problem.keywords)),
         ):
             if data[field] != mine:
                 raise ConfigurationError(
@@ -305,7 +305,7 @@ class ICLAgent(Policy):
     def _present_table(self) -> tuple[Keywords, list[Example]]:
         if self._shown is None or self._shown[0] != self.pool.received:
             examples = self.pool.examples()
-            everything = tuple(c.name for c in self.problem.columns)
+            everything = self.problem.keywords
             keywords = everything
             if self.config.select_keywords and examples and self.pool.replay != "latest":
                 keywords = relevant_keywords(examples, len(self.problem.labels))

@@ -57,7 +57,7 @@ def read_outcomes(path: str | Path, problem: Problem) -> list[Outcome]:
             continue
         try:
             row = json.loads(line)
-            context = problem.context([row["context"][c.name] for c in problem.columns])
+            context = problem.context([row["context"][name] for name in problem.keywords])
             action = problem.action(row["decision"])
             outcomes.append(
                 Outcome(number, context, action, float(row["reward"]), bool(row["feasible"]))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from icl_optimizer.columns import Category, Column, Quantity
 from icl_optimizer.errors import ConfigurationError
+from icl_optimizer.forecast import Expert
 from icl_optimizer.words import clean_word
 
 
@@ -79,97 +82,6 @@ class Context(Mapping[str, str]):
 
 
 @dataclass(frozen=True)
-class Category:
-    """An observation column that holds the index of a word.
-
-    Attributes:
-        name: The keyword.
-        words: Every word that an index may stand for.
-        learned: How many of them, from the front, may occur while learning; the others are new
-            at evaluation, and a one-hot encoding sends them all to one *unknown* slot.
-    """
-
-    name: str
-    words: tuple[str, ...]
-    learned: int
-
-    @property
-    def low(self) -> float:
-        """Smallest index."""
-        return 0.0
-
-    @property
-    def high(self) -> float:
-        """Largest index."""
-        return float(len(self.words) - 1)
-
-    def word(self, value: float) -> str:
-        """Return the word at index ``value``."""
-        index = int(value)
-        if not 0 <= index < len(self.words):
-            raise ConfigurationError(
-                f"'{self.name}' is {index}; allowed: 0 to {len(self.words) - 1}."
-            )
-        return self.words[index]
-
-    @property
-    def encoded_size(self) -> int:
-        """Length of the one-hot code: the learned words and one slot for unknown ones."""
-        return self.learned + 1
-
-    def encode(self, values: NDArray[Any]) -> NDArray[np.float32]:
-        """Return the one-hot codes, shape ``(n, learned + 1)``."""
-        index = np.minimum(values.astype(np.int64), self.learned)
-        return np.eye(self.encoded_size, dtype=np.float32)[index]
-
-
-@dataclass(frozen=True)
-class Quantity:
-    """A numeric observation column, put into words by thresholds.
-
-    Attributes:
-        name: The keyword.
-        unit: Unit of the values, for axes and docs.
-        low: Smallest value; smaller ones are clipped when encoding.
-        high: Largest value; larger ones are clipped when encoding.
-        edges: Increasing thresholds; ``words[i]`` holds below ``edges[i]``.
-        words: One word more than there are thresholds.
-    """
-
-    name: str
-    unit: str
-    low: float
-    high: float
-    edges: tuple[float, ...]
-    words: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        """Check that the words fit the thresholds."""
-        if len(self.words) != len(self.edges) + 1:
-            raise ConfigurationError(
-                f"quantity '{self.name}' has {len(self.words)} words for "
-                f"{len(self.edges)} thresholds; allowed: {len(self.edges) + 1} words."
-            )
-
-    def word(self, value: float) -> str:
-        """Return the word for ``value`` (in ``unit``)."""
-        return self.words[int(np.searchsorted(self.edges, value, side="right"))]
-
-    @property
-    def encoded_size(self) -> int:
-        """Length of the code: one number."""
-        return 1
-
-    def encode(self, values: NDArray[Any]) -> NDArray[np.float32]:
-        """Return the values scaled to 0..1, shape ``(n, 1)``."""
-        scaled = (values - self.low) / (self.high - self.low)
-        return np.clip(scaled, 0.0, 1.0).astype(np.float32)[:, None]
-
-
-Column = Category | Quantity
-
-
-@dataclass(frozen=True)
 class Problem:
     """A decision problem as every policy sees it.
 
@@ -181,12 +93,18 @@ class Problem:
         labels: Name of each action, in the order of the action indices.
         columns: Meaning of each observation entry, in order.
         horizon: Decisions in an episode.
+        profiles: What is known of each decision beforehand, in words (a server's model and size);
+            empty where nothing is.
+        expert: What an engineer who knows the system's parameters expects of each decision, if
+            anyone does; heuristics may use it, learners must not.
     """
 
     name: str
     labels: tuple[str, ...]
     columns: tuple[Column, ...]
     horizon: int
+    profiles: tuple[Context, ...] = ()
+    expert: Expert | None = None
 
     def __post_init__(self) -> None:
         """Check the labels, and that a prompt can show every name and word as it is."""
@@ -195,15 +113,26 @@ class Problem:
             raise ConfigurationError(
                 f"labels are {self.labels}; allowed: at least two different names of one line."
             )
+        if self.profiles and len(self.profiles) != len(self.labels):
+            raise ConfigurationError(
+                f"there are {len(self.profiles)} profiles; allowed: none, or one per label "
+                f"({len(self.labels)})."
+            )
         _check_shown("labels have", self.labels)
         for column in self.columns:
+            if column.action is not None and not 0 <= column.action < len(self.labels):
+                raise ConfigurationError(
+                    f"column '{column.name}' describes action {column.action}; "
+                    f"allowed: 0 to {len(self.labels) - 1}."
+                )
             _check_shown("columns have the name", (column.name,))
             _check_shown(f"column '{column.name}' has the word", column.words)
 
     def describe(self, observation: NDArray[Any]) -> Context:
         """Return one observation, shape ``(len(columns),)``, in words."""
         row = self.check(np.atleast_2d(observation))[0]
-        return Context({c.name: c.word(v) for c, v in zip(self.columns, row, strict=True)})
+        pairs = zip(self.columns, row, strict=True)
+        return Context({c.name: c.word(v) for c, v in pairs if c.spoken})
 
     def describe_all(self, observations: NDArray[Any]) -> list[Context]:
         """Return a batch of observations, shape ``(n, len(columns))``, in words."""
@@ -240,7 +169,7 @@ class Problem:
 
     def check_context(self, context: Context) -> Context:
         """Return ``context``, or raise when its keywords are not the problem's, in order."""
-        names = tuple(c.name for c in self.columns)
+        names = self.keywords
         if tuple(context) != names:
             raise ConfigurationError(
                 f"a context has the keywords {', '.join(context) or 'none'}; allowed: "
@@ -249,8 +178,60 @@ class Problem:
         return context
 
     def context(self, words: Sequence[str]) -> Context:
-        """Return the context with these words, one per column."""
-        return Context(dict(zip((c.name for c in self.columns), words, strict=True)))
+        """Return the context with these words, one per keyword."""
+        return Context(dict(zip(self.keywords, words, strict=True)))
+
+    @cached_property
+    def keywords(self) -> tuple[str, ...]:
+        """Names of the columns that have words, in order: the keywords of every context."""
+        return tuple(c.name for c in self.columns if c.spoken)
+
+    def view(self, context: Context, action: int) -> Context:
+        """Return what ``context`` says about one decision: what all share, and its own columns.
+
+        Own columns appear under their role, so that the views of all decisions have the same
+        keywords.
+        """
+        return Context({name: context[keyword] for name, keyword in self._views[action].items()})
+
+    @cached_property
+    def _views(self) -> tuple[dict[str, str], ...]:
+        """Keyword in the context by keyword in the view, for each decision."""
+        spoken = [c for c in self.columns if c.spoken]
+        return tuple(
+            {
+                (c.role if isinstance(c, Quantity) and c.role else c.name): c.name
+                for c in spoken
+                if c.action is None or c.action == action
+            }
+            for action in range(len(self.labels))
+        )
+
+    @cached_property
+    def by_action(self) -> bool:
+        """Whether there are columns that describe single decisions."""
+        return any(c.action is not None for c in self.columns)
+
+    def role(self, role: str) -> NDArray[np.int64]:
+        """Return the columns of ``role``, one per decision that has one, shape ``(k,)``.
+
+        These decisions are the first ``k`` labels; others (to refuse a request) come after them.
+
+        Raises:
+            ConfigurationError: No decision has a column in that role.
+        """
+        places = {
+            c.action: i
+            for i, c in enumerate(self.columns)
+            if isinstance(c, Quantity) and c.action is not None and c.role == role
+        }
+        if not places or set(places) != set(range(len(places))):
+            known = sorted({c.role for c in self.columns if isinstance(c, Quantity)} - {""})
+            raise ConfigurationError(
+                f"'{self.name}' has no column '{role}' for {', '.join(self.labels)}; "
+                f"allowed: {', '.join(known) or 'none'}."
+            )
+        return np.array([places[action] for action in range(len(places))])
 
 
 def _check_shown(what: str, texts: Sequence[str]) -> None:
@@ -261,3 +242,6 @@ def _check_shown(what: str, texts: Sequence[str]) -> None:
                 f"{what} {text!r}; allowed: what a prompt can show as it is, such as "
                 f"{clean_word(text)!r}."
             )
+
+
+__all__ = ["Category", "Column", "Context", "Problem", "Quantity", "is_line"]

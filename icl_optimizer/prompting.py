@@ -144,7 +144,7 @@ class PromptBuilder:
         return [task, *told, question]
 
     def _render(self, name: str, **values: Any) -> str:
-        keywords = [c.name for c in self.problem.columns]
+        keywords = list(self.problem.keywords)
         try:
             template = self._environment.get_template(name)
             text = template.render(labels=self.problem.labels, keywords=keywords, **values)

@@ -83,7 +83,7 @@ def decide(
 
     problem = make(environment, 1, **pairs("--set", settings)).problem
     given = pairs("--context", context)
-    names = [c.name for c in problem.columns]
+    names = list(problem.keywords)
     for name in given:
         if name not in names:
             raise unknown_name("context keyword", name, names)

@@ -125,7 +125,7 @@ class ScoreDecider(Decider):
             means = [np.mean(rows, axis=0) for rows in by_class.values()]
             return np.asarray(np.mean(means, axis=0))
         # a pool that does not hold every decision says nothing about the others
-        names = examples[0].context if examples else [c.name for c in self.builder.problem.columns]
+        names = examples[0].context if examples else self.builder.problem.keywords
         nothing = Context(dict.fromkeys(names, "N/A"))
         return np.asarray(self.scores(examples, [nothing])[0])
 

@@ -1,0 +1,269 @@
+"""SLO-aware scheduling of tasks to language models with queues (Mekrache et al. 2025)."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel
+
+from icl_optimizer.environments.adapters import SingleEnv
+from icl_optimizer.environments.base import BatchedEnv, Bools, Floats, Ints, Outcomes, StepResult
+from icl_optimizer.environments.queues import Finished, QueueBank
+from icl_optimizer.environments.registry import SweepPoint
+from icl_optimizer.environments.slo_scheduling_config import TASK_TYPES, SLOSchedulingConfig
+from icl_optimizer.environments.slo_scheduling_expert import SchedulingExpert
+from icl_optimizer.environments.slo_scheduling_tasks import TaskDraws, draw_tasks
+from icl_optimizer.errors import ConfigurationError
+from icl_optimizer.problem import Category, Column, Context, Problem, Quantity
+
+DUMP = "dump"
+QUEUE = "Queue"
+"""Role of the columns that hold queue sizes."""
+LEVELS = ("empty", "one", "two", "three", "several", "long")
+"""Queue sizes 0, 1, 2, 3, 4 to 5 and more in words."""
+RATES = (0.5, 1.0, 2.0, 4.0, 8.0)
+"""Arrival rates of figures 3a and 3b."""
+
+
+class SLOSchedulingVectorEnv(BatchedEnv):
+    """Send each arriving task to one of several language models, each with a FIFO queue.
+
+    ## Description
+    Tasks of five types arrive at random. Each model answers at its own speed and scores
+    differently by type; a task that is not answered by its deadline, or that finds the queue
+    full, scores nothing, but a late one holds the model up all the same.
+
+    ## Action Space
+    ``Discrete(models)``, eq. (10): which model; with ``dump_action`` one more, which sends the
+    task where the queue is longest.
+
+    ## Observation Space
+    ``Box``, eq. (9): tasks at each model (waiting and in service), index of the task type,
+    deadline in seconds.
+
+    ## Starting State
+    Empty queues, the first task.
+
+    ## Rewards
+    Eq. (11): the scores of the tasks that finish in time between this task's arrival and the
+    next one's. After the last task the queues drain, so no score is lost.
+
+    ## Episode End
+    Truncated after ``horizon`` tasks.
+
+    ## Information
+    ``outcomes``: of each task that finished or was dropped, its score as ``reward``, whether it
+    was in time as ``feasible``, and ``deadline_met``, ``score``, ``response_time_s`` (0 if
+    dropped), ``dropped``, ``server``.
+
+    ## Arguments
+    Every field of :class:`SLOSchedulingConfig`, by keyword or as ``config``.
+
+    ## References
+    Mekrache, Ksentini, Verikoukis, "DRL-enabled SLO-aware Task Scheduling for Large Language
+    Models in 6G Networks", 2025. Scores: LiveBench, White et al. 2024.
+
+    ## Version History
+    v0: initial version.
+    """
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        config: SLOSchedulingConfig | None = None,
+        *,
+        autoreset: bool = True,
+        **fields: Any,
+    ) -> None:
+        """Set up the servers."""
+        self.config = config or SLOSchedulingConfig(**fields)
+        super().__init__(num_envs, build_problem(self.config), autoreset=autoreset)
+        models = len(self.config.models)
+        sizes = [max(self.config.queue_size, self.config.slots)] * models
+        self.queues = QueueBank(num_envs, [self.config.slots] * models, sizes, self.config.horizon)
+        self._speed = np.array([m.tokens_per_s for m in self.config.served])
+        self._tasks = TaskDraws.empty(num_envs, self.config)
+        self._ids_of = np.zeros((num_envs, self.config.horizon), dtype=np.int64)
+        self._rows = np.arange(num_envs)
+
+    def change(self, config: BaseModel) -> None:
+        """Let other parameters hold from the next decision on; see :meth:`BatchedEnv.change`.
+
+        Models of other speed or score may take the place of the present ones under their names
+        only through the tables; rates, lengths, scores and deadlines change with the next
+        episode's tasks.
+        """
+        new = SLOSchedulingConfig.model_validate(config)
+        for field in ("queue_size", "slots", "models"):
+            old, given = getattr(self.config, field), getattr(new, field)
+            if old != given:
+                raise ConfigurationError(
+                    f"slo-scheduling: {field} is {given!r} in mid-run; allowed: {old!r}, as it was."
+                )
+        problem = build_problem(new)
+        if (problem.labels, problem.columns, problem.horizon) != (
+            self.problem.labels,
+            self.problem.columns,
+            self.problem.horizon,
+        ):
+            raise ConfigurationError(
+                "slo-scheduling: labels, columns or horizon are different in mid-run; allowed: "
+                "parameters that leave them as they are, such as mean_tokens or score_noise."
+            )
+        self.config, self.problem = new, problem
+
+    def _begin(self, indices: Ints) -> None:
+        self._tasks.fill(indices, draw_tasks([self.rngs[i] for i in indices], self.config))
+        self.queues.reset(indices)
+
+    def _item(self) -> Ints:
+        """Return the number of the present task in each episode, ``(E,)``."""
+        return np.minimum(self.elapsed, self.config.horizon - 1)
+
+    def _now(self, values: NDArray[Any]) -> NDArray[Any]:
+        return values[self._rows, self._item()]
+
+    def _observe(self) -> NDArray[Any]:
+        task = np.stack([self._now(self._tasks.kind), self._now(self._tasks.deadline_s)], axis=1)
+        return np.hstack([self.queues.in_system, task])
+
+    def _longest(self) -> Ints:
+        """Return where a hopeless task hurts least: the longest queue, ``(E,)``."""
+        return np.asarray(self.queues.in_system.argmax(axis=1))
+
+    def action_values(self) -> Floats:
+        """Return the score of the present task at each model, known in hindsight, ``(E, labels)``.
+
+        Where nothing would be in time, the longest backlog comes first, by less than any score.
+        """
+        arrival = self._now(self._tasks.arrival_s)
+        finish = self.queues.finish_if(arrival, self._now(self._tasks.tokens) / self._speed)
+        in_time = finish <= (arrival + self._now(self._tasks.deadline_s))[:, None]
+        backlog = np.where(self.queues.full, np.inf, self.queues.backlog(arrival))
+        hurts_least = 1e-9 * (1 - 1 / (1 + backlog))
+        values = np.where(in_time, self._now(self._tasks.score), hurts_least)
+        if self.config.dump_action:
+            values = np.hstack([values, np.zeros((self.num_envs, 1))])
+        return np.asarray(values)
+
+    def _advance(self, actions: Ints, decision_ids: Ints) -> StepResult:
+        item = self._item()
+        server = actions
+        if self.config.dump_action:
+            server = np.where(actions == len(self.config.models), self._longest(), actions)
+        arrival = self._now(self._tasks.arrival_s)
+        self._ids_of[self._rows, item] = decision_ids
+        service = self._now(self._tasks.tokens)[self._rows, server] / self._speed[server]
+        accepted = self.queues.assign(server, item, arrival, service)
+        last = item == self.config.horizon - 1
+        following = np.minimum(item + 1, self.config.horizon - 1)
+        until = np.where(last, np.inf, self._tasks.arrival_s[self._rows, following])
+        finished = self.queues.advance(until)
+        outcomes = self._outcomes(finished, np.flatnonzero(~accepted), item, server)
+        rewards = np.bincount(
+            finished.env, outcomes.reward[: len(finished)], minlength=self.num_envs
+        )
+        return StepResult(rewards, outcomes, np.zeros(self.num_envs, dtype=np.bool_))
+
+    def _outcomes(self, finished: Finished, dropped: Ints, item: Ints, server: Ints) -> Outcomes:
+        """Return the outcomes of tasks that finished, then of those dropped just now."""
+        env, k = finished.env, finished.item
+        response = finished.finish_s - finished.arrival_s
+        # the same sum as an oracle's, so that a tie at the deadline is the same for both
+        in_time = finished.finish_s <= finished.arrival_s + self._tasks.deadline_s[env, k]
+        score = np.where(in_time, self._tasks.score[env, k, finished.server], 0.0)
+        none = np.zeros(len(dropped))
+        met = np.concatenate([in_time, none]).astype(np.bool_)
+        rewards = np.concatenate([score, none])
+        metrics = {
+            "deadline_met": met.astype(np.float64),
+            "score": rewards,
+            "response_time_s": np.concatenate([response, none]),
+            "dropped": np.concatenate([np.zeros(len(env)), none + 1]),
+            "server": np.concatenate([finished.server, server[dropped]]).astype(np.float64),
+        }
+        ids = np.concatenate([self._ids_of[env, k], self._ids_of[dropped, item[dropped]]])
+        return Outcomes(ids, rewards, met, np.zeros(len(ids), dtype=np.bool_), metrics)
+
+    def summarise(
+        self, rewards: Floats, feasible: Bools, metrics: dict[str, Floats]
+    ) -> dict[str, float]:
+        """Return score per task and per episode, deadlines met, response time, drops, shares."""
+        served = metrics["dropped"] == 0
+        shares = {
+            f"share_{name}": float((metrics["server"] == j).mean())
+            for j, name in enumerate(self.config.models)
+        }
+        response = metrics["response_time_s"][served]
+        return {
+            "reward": float(rewards.mean()),
+            "success_rate": float(feasible.mean()),
+            "score": float(metrics["score"].mean()),
+            "episode_score": float(metrics["score"].mean()) * self.problem.horizon,
+            "deadline_met": float(metrics["deadline_met"].mean()),
+            "response_time_s": float(response.mean()) if response.size else 0.0,
+            "drop_rate": float(1 - served.mean()),
+            **shares,
+        }
+
+
+class SLOSchedulingEnv(SingleEnv):
+    """One scheduler as a :class:`gymnasium.Env`; see :class:`SLOSchedulingVectorEnv`."""
+
+    def __init__(self, config: SLOSchedulingConfig | None = None, **fields: Any) -> None:
+        """Build a batch of one; ``fields`` are those of :class:`SLOSchedulingConfig`."""
+        super().__init__(SLOSchedulingVectorEnv(1, config, autoreset=False, **fields))
+
+
+def build_problem(config: SLOSchedulingConfig) -> Problem:
+    """Return labels and observation columns for ``config``."""
+    labels = (*config.models, DUMP) if config.dump_action else config.models
+    columns: list[Column] = [
+        Quantity(
+            f"{name} queue",
+            "tasks",
+            0.0,
+            float(config.queue_size),
+            (1.0, 2.0, 3.0, 4.0, 6.0),
+            LEVELS,
+            action,
+            QUEUE,
+        )
+        for action, name in enumerate(config.models)
+    ]
+    columns.append(Category("Task", TASK_TYPES, len(TASK_TYPES)))
+    columns.append(_deadline_column(config))
+    profiles = tuple(
+        Context({"Model": m.family, "Size": f"{m.billions:g} billion parameters"})
+        for m in config.served
+    )
+    if config.dump_action:
+        profiles = (*profiles, Context({"Model": "none", "Size": "none"}))
+    return Problem(
+        "slo-scheduling",
+        labels,
+        tuple(columns),
+        config.horizon,
+        profiles,
+        SchedulingExpert(config),
+    )
+
+
+def _deadline_column(config: SLOSchedulingConfig) -> Quantity:
+    """Return the column of the deadline, in words where deadlines differ."""
+    possible = config.possible_deadlines
+    edges = tuple((a + b) / 2 for a, b in pairwise(possible))
+    words = tuple(f"{value:g} s" for value in possible)
+    high = 2 * max(possible)
+    if len(possible) == 1:
+        # what never differs says nothing in a prompt
+        return Quantity("Deadline", "s", 0.0, high)
+    return Quantity("Deadline", "s", 0.0, high, edges, words)
+
+
+def sweep_points(config: SLOSchedulingConfig) -> list[SweepPoint]:
+    """Return the arrival rates of figures 3a and 3b."""
+    return [SweepPoint(f"arrival_rate={rate:g}", {"arrival_rate": rate}) for rate in RATES]

@@ -1,0 +1,171 @@
+"""Parameters of the SLO-aware scheduling system, with their sources."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from icl_optimizer.environments.base import Floats
+from icl_optimizer.environments.queues.arrivals import Bursts
+from icl_optimizer.errors import unknown_name
+
+DEFAULT_TOKENS = 500.0
+"""Mean output length of a task type that ``mean_tokens`` leaves out."""
+TASK_TYPES = ("reasoning", "coding", "math", "data analysis", "language")
+
+
+@dataclass(frozen=True)
+class ServedLlm:
+    """A language model behind one queue.
+
+    Attributes:
+        name: Name in ``data/served_llms.csv``.
+        family: Family of models.
+        billions: Parameters, 10^9.
+        tokens_per_s: Speed of generation.
+        score: Mean score per task type, 0 to 1, in the order of :data:`TASK_TYPES`.
+    """
+
+    name: str
+    family: str
+    billions: float
+    tokens_per_s: float
+    score: tuple[float, ...]
+
+
+class SLOSchedulingConfig(BaseModel):
+    """SLO-aware task scheduling (Mekrache et al. 2025); *assumption*: left open by the paper."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    models: tuple[str, ...] = Field(
+        ("phi3-3.8b", "gemma2-9b", "qwen2-7b", "llama3-8b"),
+        min_length=2,
+        description="Served models, one queue each (Section V-A).",
+    )
+    arrival_rate: float = Field(
+        1.0, gt=0, le=100, description="Mean arrivals per second, lambda (Table I: 1 in training)."
+    )
+    bursts: Bursts | None = Field(
+        None, description="Two-state modulation of the arrivals; None: Poisson, as in the paper."
+    )
+    horizon: int = Field(
+        30,
+        ge=1,
+        le=100_000,
+        description="Tasks of an episode (Table I: 30 steps, here one decision per task).",
+    )
+    queue_size: int = Field(
+        10, ge=1, le=1000, description="Most tasks at one model, in service included (Table I)."
+    )
+    slots: int = Field(1, ge=1, le=64, description="Tasks that a model serves at the same time.")
+    deadline_s: float = Field(10.0, gt=0, le=3600, description="Deadline, seconds (Table I).")
+    type_deadlines_s: dict[str, float] = Field(
+        default_factory=dict, description="Deadlines of single task types that differ, seconds."
+    )
+    mixed_deadlines_s: tuple[float, ...] = Field(
+        (), description="Deadlines drawn at random for each task; they replace the others."
+    )
+    mean_tokens: dict[str, float] = Field(
+        default_factory=lambda: {
+            "reasoning": 560.0,
+            "coding": 400.0,
+            "math": 800.0,
+            "data analysis": 560.0,
+            "language": 480.0,
+        },
+        description="Mean output length by task type, tokens. Assumption, see the page of the "
+        "system: scaled so that round robin meets three of four deadlines at one task per second.",
+    )
+    length_spread: float = Field(
+        0.4, ge=0, le=2, description="Log-standard deviation of a task's length. Assumption."
+    )
+    model_spread: float = Field(
+        0.2, ge=0, le=2, description="Log-standard deviation between models on a task. Assumption."
+    )
+    score_noise: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Standard deviation of a task's score around the LiveBench mean, 0 to 1 scale.",
+    )
+    dump_action: bool = Field(
+        False,
+        description="Offer 'dump' beside the models: the task goes where the queue is longest, so "
+        "that it hurts least.",
+    )
+
+    @field_validator("models")
+    @classmethod
+    def _known_models(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in served_llms():
+                raise ValueError(str(unknown_name("served model", name, served_llms())))
+        if len(set(names)) < len(names):
+            raise ValueError("allowed: different models")
+        return names
+
+    @field_validator("type_deadlines_s", "mean_tokens")
+    @classmethod
+    def _known_types(cls, values: dict[str, float]) -> dict[str, float]:
+        for name, value in values.items():
+            if name not in TASK_TYPES:
+                raise ValueError(str(unknown_name("task type", name, TASK_TYPES)))
+            if not 0 < value < 1e6:
+                raise ValueError(f"'{name}' is {value}; allowed: more than 0, less than 1e6")
+        return values
+
+    @field_validator("mixed_deadlines_s")
+    @classmethod
+    def _positive(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        for value in values:
+            if not 0 < value <= 3600:
+                raise ValueError(f"holds {value}; allowed: more than 0, at most 3600 s")
+        return values
+
+    @property
+    def served(self) -> tuple[ServedLlm, ...]:
+        """The served models, in order."""
+        return tuple(served_llms()[name] for name in self.models)
+
+    @property
+    def deadlines(self) -> Floats:
+        """Deadline by task type, seconds, ``(types,)``; mixed ones do not depend on the type."""
+        return np.array([self.type_deadlines_s.get(t, self.deadline_s) for t in TASK_TYPES])
+
+    @property
+    def possible_deadlines(self) -> tuple[float, ...]:
+        """Every deadline that may occur, ascending."""
+        return tuple(sorted(set(self.mixed_deadlines_s or self.deadlines.tolist())))
+
+    @property
+    def mean_service(self) -> Floats:
+        """Mean service time by task type and model, seconds, ``(types, models)``."""
+        tokens = np.array([self.mean_tokens.get(t, DEFAULT_TOKENS) for t in TASK_TYPES])
+        return np.asarray(tokens[:, None] / np.array([m.tokens_per_s for m in self.served]))
+
+    @property
+    def mean_score(self) -> Floats:
+        """Mean score by task type and model, 0 to 1, ``(types, models)``."""
+        return np.array([m.score for m in self.served]).T
+
+
+@cache
+def served_llms() -> dict[str, ServedLlm]:
+    """Return the models of ``data/served_llms.csv`` by name."""
+    text = (files("icl_optimizer.environments.data") / "served_llms.csv").read_text()
+    return {
+        row["name"]: ServedLlm(
+            row["name"],
+            row["family"],
+            float(row["billions"]),
+            float(row["tokens_per_s"]),
+            tuple(float(row[t]) / 100 for t in TASK_TYPES),
+        )
+        for row in csv.DictReader(text.splitlines())
+    }

@@ -1,0 +1,54 @@
+"""What an engineer who knows speeds, lengths and scores expects of each model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import gamma
+
+from icl_optimizer.environments.slo_scheduling_config import SLOSchedulingConfig
+from icl_optimizer.forecast import Forecast
+
+
+@dataclass(frozen=True)
+class SchedulingExpert:
+    """Expected completion and chance to be in time, from the queues' lengths alone.
+
+    With ``n`` tasks ahead of it a task waits for one rest of a service and ``n - 1`` whole ones
+    (with one slot); the sum of waiting and service is taken as gamma distributed with its true
+    mean and variance. The rest of a service under way has the mean ``(1 + cv^2) / 2`` services,
+    as renewal theory has it at a random time.
+    """
+
+    config: SLOSchedulingConfig
+
+    def __call__(self, observations: NDArray[Any]) -> Forecast:
+        """Return the forecast for observations ``(n, models + 2)``."""
+        models = len(self.config.models)
+        rows = np.atleast_2d(observations).astype(np.float64)
+        queue, kind = rows[:, :models], rows[:, models].astype(np.int64)
+        deadline = rows[:, models + 1 : models + 2]
+        own, any_task = self.config.mean_service[kind], self.config.mean_service.mean(axis=0)
+        spread = np.exp(self.config.length_spread**2 + self.config.model_spread**2) - 1
+        between = self.config.mean_service.var(axis=0) / any_task**2
+        cv2 = spread + between * (1 + spread)
+        ahead = np.maximum(queue - self.config.slots + 1, 0.0) / self.config.slots
+        busy = (queue > 0) / self.config.slots
+        mean = own + any_task * (
+            np.maximum(ahead - busy, 0.0) + np.minimum(busy, ahead) * (1 + cv2) / 2
+        )
+        variance = own**2 * spread + any_task**2 * cv2 * ahead / self.config.slots
+        variance = np.maximum(variance, 1e-9)
+        chance = gamma.cdf(deadline, mean**2 / variance, scale=variance / mean)
+        full = queue >= self.config.queue_size
+        chance = np.where(full, 0.0, chance)
+        seconds = np.where(full, np.inf, mean)
+        score = self.config.mean_score[kind]
+        if self.config.dump_action:
+            nothing = np.zeros((len(rows), 1))
+            chance, score = np.hstack([chance, nothing]), np.hstack([score, nothing])
+            seconds = np.hstack([seconds, nothing + np.inf])
+        return Forecast(chance, score, np.zeros_like(score), seconds)

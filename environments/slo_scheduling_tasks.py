@@ -1,0 +1,81 @@
+"""The tasks of a scheduling episode: everything random, drawn at its start."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from icl_optimizer.environments.base import Floats, Ints
+from icl_optimizer.environments.queues import draw_arrivals
+from icl_optimizer.environments.slo_scheduling_config import (
+    DEFAULT_TOKENS,
+    TASK_TYPES,
+    SLOSchedulingConfig,
+)
+
+
+@dataclass(frozen=True)
+class TaskDraws:
+    """Tasks in order of arrival, one row per episode.
+
+    Attributes:
+        kind: Index of the task type, ``(E, horizon)``.
+        arrival_s: Arrival, seconds since the episode began, ``(E, horizon)``.
+        deadline_s: Time allowed from arrival to the end of the answer, ``(E, horizon)``.
+        tokens: Output length at each model, ``(E, horizon, models)``.
+        score: Score at each model if in time, ``(E, horizon, models)``.
+    """
+
+    kind: Ints
+    arrival_s: Floats
+    deadline_s: Floats
+    tokens: Floats
+    score: Floats
+
+    @classmethod
+    def empty(cls, num_envs: int, config: SLOSchedulingConfig) -> TaskDraws:
+        """Return room for ``num_envs`` episodes."""
+        flat = (num_envs, config.horizon)
+        deep = (*flat, len(config.models))
+        return cls(
+            np.zeros(flat, np.int64), np.zeros(flat), np.zeros(flat), np.zeros(deep), np.zeros(deep)
+        )
+
+    def fill(self, indices: Ints, episodes: TaskDraws) -> None:
+        """Copy ``episodes`` ``(n, ...)`` into the rows ``indices`` ``(n,)``."""
+        for item in fields(self):
+            getattr(self, item.name)[indices] = getattr(episodes, item.name)
+
+
+def draw_tasks(rngs: Sequence[np.random.Generator], config: SLOSchedulingConfig) -> TaskDraws:
+    """Return the tasks of one episode for each generator in ``rngs``.
+
+    A task's length is lognormal around the mean of its type, with a part that all models share
+    and a part of each model's own.
+    """
+    shape, models = (len(rngs), config.horizon), len(config.models)
+    uniform = np.empty((len(rngs), 2, config.horizon))
+    normal = np.empty((len(rngs), 1 + 2 * models, config.horizon))
+    arrival = draw_arrivals(rngs, config.horizon, config.arrival_rate, config.bursts)
+    needed = 1 + models * (2 if config.score_noise else 1)
+    for i, rng in enumerate(rngs):
+        rng.random(out=uniform[i])
+        rng.standard_normal(out=normal[i, :needed])
+    kind = (uniform[:, 0] * len(TASK_TYPES)).astype(np.int64)
+    noise = normal[:, 1 : 1 + models].swapaxes(1, 2)
+    log = config.length_spread * normal[:, 0, :, None] + config.model_spread * noise
+    drift = (config.length_spread**2 + config.model_spread**2) / 2
+    mean = np.array([config.mean_tokens.get(t, DEFAULT_TOKENS) for t in TASK_TYPES])
+    score = config.mean_score[kind]
+    if config.score_noise:
+        error = normal[:, 1 + models :].swapaxes(1, 2)
+        score = np.clip(score + config.score_noise * error, 0.0, 1.0)
+    if config.mixed_deadlines_s:
+        choice = (uniform[:, 1] * len(config.mixed_deadlines_s)).astype(np.int64)
+        deadline = np.array(config.mixed_deadlines_s)[choice]
+    else:
+        deadline = config.deadlines[kind]
+    tokens = mean[kind][..., None] * np.exp(log - drift)
+    return TaskDraws(kind, arrival, np.broadcast_to(deadline, shape), tokens, score)
