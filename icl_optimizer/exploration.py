@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from icl_optimizer.experience import ExperiencePool
-from icl_optimizer.problem import Context
+from icl_optimizer.problem import Context, Problem
+
+
+class Experience(Protocol):
+    """What exploration has to know of the experience."""
+
+    problem: Problem
+
+    def tried(self, context: Context, action: int) -> int:
+        """Return how often ``action`` was carried out in ``context``."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +77,7 @@ class Exploration(BaseModel):
             return self.start + (self.end - self.start) * min(t / self.steps, 1.0)
         return self.end + (self.start - self.end) * float(np.exp(-t / self.steps))
 
-    def trial(
-        self, pool: ExperiencePool, context: Context, t: int, rng: np.random.Generator
-    ) -> Trial:
+    def trial(self, pool: Experience, context: Context, t: int, rng: np.random.Generator) -> Trial:
         """Return what to try in decision ``t`` of a run, if anything."""
         count = len(pool.problem.labels)
         untried = [a for a in range(count) if pool.tried(context, a) == 0]

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 
 Floats = NDArray[np.float64]
 
@@ -38,3 +39,33 @@ class Expert(Protocol):
 
     def __call__(self, observations: NDArray[Any]) -> Forecast:
         """Return the forecast for observations ``(n, columns)``."""
+
+
+class ForecastRule(BaseModel):
+    """How decisions follow from forecasts; the same for whoever makes them.
+
+    The decision with the highest expected reward is taken. But where no decision is likely to
+    succeed, the request is hopeless, and goes where it hurts least: to the decision least likely
+    to succeed (the server that nobody can use now), or to a decision made for this purpose.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dump_below: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="A request is hopeless if no decision has this chance to succeed; 0: never.",
+    )
+
+    def choose(self, forecast: Forecast, dump: int | None = None) -> NDArray[np.int64]:
+        """Return the decisions, ``(n,)``.
+
+        Args:
+            forecast: What is expected of each.
+            dump: The decision for hopeless requests, if there is one.
+        """
+        best = forecast.value.argmax(axis=1)
+        hopeless = forecast.chance.max(axis=1) < self.dump_below
+        least = forecast.chance.argmin(axis=1) if dump is None else np.full(len(best), dump)
+        return np.asarray(np.where(hopeless, least, best))

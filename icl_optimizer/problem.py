@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -186,26 +187,39 @@ class Problem:
         """Names of the columns that have words, in order: the keywords of every context."""
         return tuple(c.name for c in self.columns if c.spoken)
 
-    def view(self, context: Context, action: int) -> Context:
-        """Return what ``context`` says about one decision: what all share, and its own columns.
+    def split(self, context: Context) -> tuple[Context, tuple[Context, ...]]:
+        """Return what ``context`` says about all decisions alike, and about each on its own.
 
-        Own columns appear under their role, so that the views of all decisions have the same
-        keywords.
+        Own columns appear under their role, so that those of all decisions bear the same keywords;
+        a decision without columns of its own has an empty context.
         """
-        return Context({name: context[keyword] for name, keyword in self._views[action].items()})
+        shared, own = self._parts
+        parts = [Context({name: context[k] for name, k in part.items()}) for part in (shared, *own)]
+        return parts[0], tuple(parts[1:])
 
     @cached_property
-    def _views(self) -> tuple[dict[str, str], ...]:
-        """Keyword in the context by keyword in the view, for each decision."""
-        spoken = [c for c in self.columns if c.spoken]
-        return tuple(
-            {
-                (c.role if isinstance(c, Quantity) and c.role else c.name): c.name
-                for c in spoken
-                if c.action is None or c.action == action
-            }
-            for action in range(len(self.labels))
-        )
+    def _parts(self) -> tuple[dict[str, str], list[dict[str, str]]]:
+        """Keyword by name in the part, for what all share and for each decision."""
+        shared = {c.name: c.name for c in self.columns if c.spoken and c.action is None}
+        own: list[dict[str, str]] = [{} for _ in self.labels]
+        for column in self.columns:
+            if isinstance(column, Quantity) and column.spoken and column.action is not None:
+                own[column.action][column.role] = column.name
+        return shared, own
+
+    def own_words(self, action: int) -> list[tuple[str, ...]]:
+        """Return every combination of words of a decision's own columns, in their order."""
+        return self._own_words[action]
+
+    @cached_property
+    def _own_words(self) -> list[list[tuple[str, ...]]]:
+        own = [[c for c in self.columns if c.spoken and c.action == a] for a in range(self.count)]
+        return [list(product(*(c.words for c in columns))) for columns in own]
+
+    @property
+    def count(self) -> int:
+        """Number of decisions."""
+        return len(self.labels)
 
     @cached_property
     def by_action(self) -> bool:

@@ -129,6 +129,37 @@ class PromptBuilder:
             query=self.words(context),
         ).rstrip()
 
+    def render_cells(
+        self,
+        action: int,
+        shared: Sequence[str],
+        *,
+        rows: Sequence[Sequence[str]],
+        cut: Sequence[str],
+        query: str,
+    ) -> str:
+        """Return the prompt about one cell of a decision's row of outcomes.
+
+        Args:
+            action: Index of the decision.
+            shared: Words that all decisions share.
+            rows: Whole rows, each cell as own words and outcome.
+            cut: The last row, up to the cell that the model continues.
+            query: Own words of that cell.
+        """
+        return self._render(
+            "layouts/row.j2",
+            header=self._header,
+            subject=" ".join((self.problem.labels[action], *shared)),
+            rows=rows,
+            cut=cut,
+            query=query,
+        ).rstrip()
+
+    @cached_property
+    def _header(self) -> str:
+        return self._render(f"{self.problem.name}/row.j2")
+
     def turns(self, examples: Sequence[Example], context: Context) -> list[Message]:
         """Return the prompt as a conversation: the task, a question and a reply per example."""
         task = {"role": "system", "content": "\n".join(self.parts.values())}

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from icl_optimizer.agent import ICLAgent, ICLConfig
 from icl_optimizer.baselines.bandit import BanditPolicy
 from icl_optimizer.baselines.drl import DrlPolicy
-from icl_optimizer.baselines.drl_config import CONFIGS, PRESETS
+from icl_optimizer.baselines.drl_config import CONFIGS, PAPER, PAPER_BUDGETS, preset
 from icl_optimizer.baselines.embedding import EmbeddingPolicy
+from icl_optimizer.baselines.forecasters import KnnForecaster, LinearForecaster, TablePolicy
 from icl_optimizer.baselines.heuristics import ConstantPolicy, RandomPolicy
 from icl_optimizer.baselines.knn import KnnPolicy
 from icl_optimizer.baselines.minilm import MiniLmEncoder
 from icl_optimizer.baselines.oracle import OraclePolicy
+from icl_optimizer.baselines.queueing import (
+    ExpertPolicy,
+    LeastConnectionsPolicy,
+    LeastLoadedPolicy,
+    RoundRobinPolicy,
+    ShortestQueuePolicy,
+)
 from icl_optimizer.errors import ConfigurationError, unknown_name
 from icl_optimizer.exploration import NO_EXPLORATION, Exploration
+from icl_optimizer.forecast_agent import ForecastAgent, ForecastConfig
+from icl_optimizer.forecasting import ForecastingPolicy
+from icl_optimizer.llm.base import LanguageModel
 from icl_optimizer.policy import Policy
 from icl_optimizer.policy_spec import Factory, PolicySpec, Request
 
@@ -51,7 +63,11 @@ def options_of(name: str, options: Mapping[str, Any]) -> ICLConfig:
         ConfigurationError: An option that does not exist.
         pydantic.ValidationError: A value that is not allowed.
     """
-    fields = ICL_PRESETS[name].model_dump()
+    return ICLConfig(**merged(name, ICL_PRESETS[name].model_dump(), options))
+
+
+def merged(name: str, fields: dict[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``fields`` with ``options``, whose keys may reach into nested ones by dots."""
     for key, value in options.items():
         *path, last = key.split(".")
         place = fields
@@ -63,7 +79,7 @@ def options_of(name: str, options: Mapping[str, Any]) -> ICLConfig:
         if last not in place:
             raise unknown_name(f"option of '{name}'", last, place)
         place[last] = value
-    return ICLConfig(**fields)
+    return fields
 
 
 def make_icl(request: Request) -> Policy:
@@ -72,7 +88,10 @@ def make_icl(request: Request) -> Policy:
         raise ConfigurationError(
             f"policy '{request.name}' has no language model; allowed: one given as model=."
         )
-    config = options_of(request.name, {**request.options, **request.settings})
+    options = {**request.options, **request.settings}
+    if request.name == "icl-predict" and request.problem.by_action:
+        return _make_forecasting(request, request.model, options)
+    config = options_of(request.name, options)
     agent = ICLAgent(
         request.problem,
         request.model,
@@ -85,11 +104,24 @@ def make_icl(request: Request) -> Policy:
     return agent
 
 
+def _make_forecasting(request: Request, model: LanguageModel, options: Mapping[str, Any]) -> Policy:
+    """Return the agent that foresees each decision on its own."""
+    config = ForecastConfig(**merged(request.name, ForecastConfig().model_dump(), options))
+    return ForecastAgent(
+        request.problem,
+        model,
+        config,
+        env=request.env,
+        seed=request.seed,
+        prompts=request.prompts,
+    )
+
+
 def make_drl(request: Request) -> Policy:
-    """Return a deep-RL policy with the preset of its name."""
-    preset = PRESETS[request.name]
-    cls = CONFIGS[preset.algorithm]
-    config = cls(**preset.model_dump() | request.known_settings(*cls.model_fields))
+    """Return a deep-RL policy with the preset of its name, on this problem."""
+    usual = preset(request.name, request.problem.name)
+    cls = CONFIGS[usual.algorithm]
+    config = cls(**usual.model_dump() | request.known_settings(*cls.model_fields))
     return DrlPolicy(request.problem, config, name=request.name, env=request.env, seed=request.seed)
 
 
@@ -158,12 +190,55 @@ def make_embedding(request: Request) -> Policy:
     return policy
 
 
+QUEUES = ("slo-scheduling", "load-balancing")
+"""Problems in which requests go to servers with queues."""
+
+
+def make_rule(policy_class: type[Policy]) -> Factory:
+    """Return the factory of a classic rule."""
+
+    def make(request: Request) -> Policy:
+        request.known_settings()
+        return policy_class(request.problem, env=request.env, seed=request.seed)
+
+    return make
+
+
+def make_expert(request: Request) -> Policy:
+    """Return a rule that knows speeds, lengths and scores."""
+    settings = request.known_settings("rule")
+    return ExpertPolicy(
+        request.problem, name=request.name, env=request.env, seed=request.seed, **settings
+    )
+
+
+def make_forecaster(policy_class: type[ForecastingPolicy], *options: str) -> Factory:
+    """Return the factory of a policy that foresees outcomes from experience."""
+
+    def make(request: Request) -> Policy:
+        settings = request.known_settings("rule", "exploration", *options)
+        return policy_class(request.problem, env=request.env, seed=request.seed, **settings)
+
+    return make
+
+
+def _rule(name: str, summary: str, factory: Factory, *environments: str) -> PolicySpec:
+    return PolicySpec(name, summary, factory, learns=False, environments=environments or QUEUES)
+
+
 def _icl(name: str, summary: str) -> PolicySpec:
     return PolicySpec(name, summary, make_icl, needs_llm=True, budget=100)
 
 
 def _drl(name: str, summary: str, budget: int, num_envs: int = 1) -> PolicySpec:
     return PolicySpec(name, summary, make_drl, is_drl=True, budget=budget, num_envs=num_envs)
+
+
+def _paper(name: str, summary: str, num_envs: int = 1) -> PolicySpec:
+    environments = tuple(PAPER[name])
+    budgets = {key: n for key, n in PAPER_BUDGETS.items() if key.split()[0] in environments}
+    known = _drl(name, summary, max(budgets.values()), num_envs)
+    return replace(known, budgets=budgets, environments=environments)
 
 
 SHIPPED = (
@@ -182,6 +257,9 @@ SHIPPED = (
         "ppo-tuned", "proximal policy optimisation, tuned to need few decisions", 1000, num_envs=8
     ),
     _drl("a2c", "advantage actor-critic, common settings", 8000, num_envs=8),
+    _paper("dqn-paper", "deep Q-learning, settings of the environment's paper"),
+    _paper("ppo-paper", "proximal policy optimisation, settings of the environment's paper", 8),
+    _paper("a2c-paper", "advantage actor-critic, settings of the environment's paper", 8),
     PolicySpec("bandit", "mean reward per context and decision", make_bandit, budget=200),
     PolicySpec(
         "bandit-ageing", "bandit that forgets when rewards surprise", make_bandit, budget=200
@@ -201,6 +279,36 @@ SHIPPED = (
         make_embedding,
         budget=200,
     ),
+    PolicySpec(
+        "table",
+        "chance and reward as seen on average in groups of words",
+        make_forecaster(TablePolicy),
+        environments=QUEUES,
+    ),
+    PolicySpec(
+        "knn-predict",
+        "chance and reward of the most similar requests per server",
+        make_forecaster(KnnForecaster, "k"),
+        environments=QUEUES,
+    ),
+    PolicySpec(
+        "linear-predict",
+        "chance and reward by ridge regression with confidence bonus (LinUCB)",
+        make_forecaster(LinearForecaster, "alpha", "ridge"),
+        environments=QUEUES,
+    ),
+    _rule("round-robin", "the servers in turn", make_rule(RoundRobinPolicy)),
+    _rule("shortest-queue", "fewest requests waiting", make_rule(ShortestQueuePolicy)),
+    _rule(
+        "least-connections", "fewest active and queued requests", make_rule(LeastConnectionsPolicy)
+    ),
+    _rule(
+        "least-loaded", "fewest tokens in flight", make_rule(LeastLoadedPolicy), "load-balancing"
+    ),
+    _rule("shortest-expected-completion", "soonest expected completion, speeds known", make_expert),
+    _rule("score-greedy", "best mean score, whatever the queues", make_expert, "slo-scheduling"),
+    _rule("score-in-time", "mean score times chance to be in time, speeds known", make_expert),
+    _rule("sacrifice", "best chance to be in time, speeds known", make_expert),
     PolicySpec("random", "every decision with the same chance", make_random, learns=False),
     PolicySpec(
         "oracle",

@@ -6,6 +6,7 @@ from typing import Any
 
 from icl_optimizer.agent import ICLAgent
 from icl_optimizer.comparison.evaluation import Held
+from icl_optimizer.forecast_agent import ForecastAgent
 from icl_optimizer.policy import Policy
 
 SAMPLES = 30
@@ -13,7 +14,7 @@ SAMPLES = 30
 
 def explain(policy: Policy, held: Held) -> dict[str, Any] | None:
     """Return the prompt, the pool and sample decisions of ``policy``; None without a pool."""
-    if not isinstance(policy, ICLAgent):
+    if not isinstance(policy, ICLAgent | ForecastAgent):
         return None
     observations, _ = held.env.reset(seed=held.seed)
     decisions: list[dict[str, Any]] = []
@@ -40,7 +41,9 @@ def explain(policy: Policy, held: Held) -> dict[str, Any] | None:
     return {"prompt": policy.prompt(first), "pool": _pool(policy), "decisions": decisions}
 
 
-def _pool(policy: ICLAgent) -> list[dict[str, Any]]:
+def _pool(policy: ICLAgent | ForecastAgent) -> list[dict[str, Any]]:
+    if isinstance(policy, ForecastAgent):
+        return _foreseen(policy)
     return [
         {
             "words": dict(e.context),
@@ -51,3 +54,20 @@ def _pool(policy: ICLAgent) -> list[dict[str, Any]]:
         }
         for e in policy.pool.examples()
     ]
+
+
+def _foreseen(policy: ForecastAgent) -> list[dict[str, Any]]:
+    """Return what was seen of each decision in each situation of its own."""
+    problem, rows = policy.problem, []
+    for action, shared, own in sorted(policy.table.cells()):
+        tally = policy.table.tally(action, shared, own)
+        rows.append(
+            {
+                "words": {"Situation": ", ".join((*shared, *own))},
+                "decision": problem.labels[action],
+                "reward": round((tally.reward + tally.otherwise) / tally.count, 3),
+                "evaluation": "good" if 2 * tally.succeeded >= tally.count else "bad",
+                "count": tally.count,
+            }
+        )
+    return rows

@@ -10,6 +10,7 @@ from typing import Any
 from icl_optimizer.agent import ICLAgent
 from icl_optimizer.deciders import Decider, DeciderCounts, ListedDecider
 from icl_optimizer.deciders.chain import ChainDecider
+from icl_optimizer.forecast_agent import ForecastAgent
 from icl_optimizer.policy import Policy
 
 
@@ -66,6 +67,8 @@ class ModelUse:
 
 def model_use(policy: Policy) -> ModelUse | None:
     """Return what ``policy`` asked of its models so far; None for one that asks none itself."""
+    if isinstance(policy, ForecastAgent):
+        return _foreseen(policy)
     if not isinstance(policy, ICLAgent):
         return None
     decider = policy.decider
@@ -84,6 +87,21 @@ def model_use(policy: Policy) -> ModelUse | None:
         Counter(policy.failures),
         _answered_by(policy),
         dict(decider.passed_on) if isinstance(decider, ChainDecider) else {},
+    )
+
+
+def _foreseen(policy: ForecastAgent) -> ModelUse:
+    """Return what an agent that foresees asked; it has one model and one way to ask."""
+    name, found = policy.model.name, policy.model.known_capabilities
+    failed = policy.failures.total()
+    return ModelUse(
+        {name: "row"},
+        {} if found is None else {name: asdict(found)},
+        policy.asked,
+        0,
+        failed,
+        Counter(policy.failures),
+        Counter({name: max(policy.asked - failed, 0)}),
     )
 
 

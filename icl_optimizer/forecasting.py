@@ -1,0 +1,135 @@
+"""Policies that foresee the outcome of each decision and let one rule choose."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from icl_optimizer.decision import Decision, MadeBy, Outcome, Situations
+from icl_optimizer.environments.base import BatchedEnv
+from icl_optimizer.exploration import NO_TRIAL, Exploration, Trial
+from icl_optimizer.forecast import Floats, Forecast, ForecastRule
+from icl_optimizer.outcomes import OutcomeTable
+from icl_optimizer.policy import Policy, one_hot, rows_of
+from icl_optimizer.problem import Context, Problem
+
+EXPLORATION = Exploration(start=0.3, end=0.1, steps=100)
+"""Goes on for ever: with queues, what is good depends on where the others were sent."""
+DUMP = "dump"
+"""Label of a decision that is made for hopeless requests."""
+
+
+class ForecastingPolicy(Policy):
+    """Foresees chance and reward of each decision; a rule takes the best expected one.
+
+    A subclass says what it foresees in :meth:`_forecast`; exploration, experience per decision
+    and rule are the same for all, so that tables show what the forecasts are worth.
+
+    Args:
+        problem: Labels and columns.
+        rule: How decisions follow from forecasts.
+        exploration: When to try decisions; :data:`EXPLORATION` when None.
+        env: Environment to learn in, if any.
+        seed: Seeds exploration.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        rule: ForecastRule | None = None,
+        exploration: Exploration | None = None,
+        env: BatchedEnv | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Start without experience."""
+        super().__init__(problem, env=env, seed=seed)
+        self.rule = rule or ForecastRule()
+        self.exploration = exploration or EXPLORATION
+        self.table = OutcomeTable(problem)
+        self.explored = 0
+        self._dump = problem.labels.index(DUMP) if DUMP in problem.labels else None
+
+    @abstractmethod
+    def _forecast(
+        self, contexts: Sequence[Context], rows: Sequence[NDArray[Any] | None]
+    ) -> Forecast:
+        """Return what is expected of every decision in ``n`` situations."""
+
+    def forecast(self, situations: Situations) -> Forecast:
+        """Return what is expected of every decision, for observations or contexts."""
+        return self._forecast(self.contexts(situations), rows_of(situations))
+
+    def decide(self, situations: Situations, *, explore: bool = False) -> list[Decision]:
+        """Decide for observations or contexts; see :class:`Policy`.
+
+        ``probabilities`` are shares of the expected rewards above the worst one's; the decision
+        taken is the rule's. ``propensity`` is the chance over both ways, exploring and not.
+        """
+        contexts, rows = self.contexts(situations), rows_of(situations)
+        trials = [self._try(context) if explore else NO_TRIAL for context in contexts]
+        judged = [i for i, trial in enumerate(trials) if not trial.forced]
+        own = self._judge([contexts[i] for i in judged], [rows[i] for i in judged])
+        taken = dict(zip(judged, own, strict=True))
+        return [
+            self._decision(contexts[i], rows[i], trial, taken.get(i))
+            for i, trial in enumerate(trials)
+        ]
+
+    def update(self, outcomes: Sequence[Outcome]) -> None:
+        """Take outcomes, which may come long after their decisions, into the experience."""
+        for outcome in outcomes:
+            self.problem.check_context(outcome.context)
+            self.table.add(outcome)
+
+    def log_values(self) -> dict[str, float]:
+        """Return epsilon and the number of situations seen."""
+        return {
+            "forecast/epsilon": self.exploration.epsilon(self.explored),
+            "forecast/situations": float(len(self.table)),
+        }
+
+    def _try(self, context: Context) -> Trial:
+        trial = self.exploration.trial(self.table, context, self.explored, self.rng)
+        self.explored += 1
+        return trial
+
+    def _judge(
+        self, contexts: Sequence[Context], rows: Sequence[NDArray[Any] | None]
+    ) -> list[tuple[int, list[float], MadeBy]]:
+        """Return the decision that the rule takes, the share of each, and how it was made."""
+        if not contexts:
+            return []
+        forecast = self._forecast(contexts, rows)
+        chosen = self.rule.choose(forecast, self._dump)
+        pairs = zip(chosen, shares(forecast.value), strict=True)
+        return [(int(action), share.tolist(), "rule") for action, share in pairs]
+
+    def _decision(
+        self,
+        context: Context,
+        row: NDArray[Any] | None,
+        trial: Trial,
+        own: tuple[int, list[float], MadeBy] | None,
+    ) -> Decision:
+        """Return the decision that exploration (``trial``) or judgement (``own``) takes."""
+        count = len(self.problem.labels)
+        greedy = [0.0] * count if own is None else one_hot(own[0], count)
+        if trial.proposed is not None:
+            action, chances = trial.proposed
+            made_by: MadeBy = "explore"
+        else:
+            assert own is not None, "what is not forced was judged"
+            action, chances, made_by = own
+        propensity = trial.propensity(action, greedy)
+        return self.rule_decision(context, action, chances, row, made_by, propensity)
+
+
+def shares(values: Floats) -> Floats:
+    """Return each decision's share of the expected rewards above the worst's, ``(n, labels)``."""
+    above = values - values.min(axis=1, keepdims=True) + 1e-9
+    return np.asarray(above / above.sum(axis=1, keepdims=True))

@@ -1,0 +1,189 @@
+"""What came of each decision in the situations it was taken in: chances and rewards, summed up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from icl_optimizer.decision import Outcome
+from icl_optimizer.forecast import Forecast
+from icl_optimizer.problem import Context, Problem
+
+WEIGHT = 1.0
+"""Outcomes that a coarser group counts for in the estimate of a finer one."""
+
+Words = tuple[str, ...]
+Group = tuple[Any, ...]
+
+
+@dataclass
+class OutcomeTally:
+    """Outcomes of one group.
+
+    Attributes:
+        count: How many.
+        succeeded: How many were feasible.
+        reward: Sum of the rewards of those.
+        otherwise: Sum of the rewards of the others.
+    """
+
+    count: int = 0
+    succeeded: int = 0
+    reward: float = 0.0
+    otherwise: float = 0.0
+
+    def add(self, reward: float, succeeded: bool) -> None:
+        """Count one outcome."""
+        self.count += 1
+        if succeeded:
+            self.succeeded += 1
+            self.reward += reward
+        else:
+            self.otherwise += reward
+
+
+EMPTY = OutcomeTally()
+
+
+class OutcomeTable:
+    """Tallies by decision and by what the situation says about it.
+
+    A situation tells of a decision what all share (the task) and what is its own (its queue), see
+    :meth:`Problem.view`. A group is looked up in a dictionary, so an estimate takes as long after
+    a hundred thousand outcomes as after ten. Where little was seen of a group, coarser ones count,
+    each as :data:`WEIGHT` outcomes: chances fall back from decision, own and shared words to
+    decision and own words, to own words over all decisions, to the decision, to everything;
+    rewards, which do not depend on the queue once the answer is in time, from decision and shared
+    words to the decision, to everything.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        """Start empty."""
+        self.problem = problem
+        self.received = 0
+        self._tallies: dict[Group, OutcomeTally] = {}
+        self._split: dict[Context, tuple[Words, tuple[Words, ...]]] = {}
+
+    def __len__(self) -> int:
+        """Return how many decisions were seen in different situations of their own."""
+        return sum(group[0] == "cell" for group in self._tallies)
+
+    def add(self, outcome: Outcome) -> None:
+        """Take one outcome in; censored ones count for nothing."""
+        if outcome.censored:
+            return
+        shared, own = self.words(outcome.context)
+        self._count(outcome.action, shared, own[outcome.action], outcome.reward, outcome.feasible)
+
+    def _count(self, action: int, shared: Words, own: Words, reward: float, feasible: bool) -> None:
+        self.received += 1
+        for group in _groups(action, shared, own):
+            self._tallies.setdefault(group, OutcomeTally()).add(reward, feasible)
+
+    def words(self, context: Context) -> tuple[Words, tuple[Words, ...]]:
+        """Return the words that all decisions share, and the own words of each."""
+        known = self._split.get(context)
+        if known is None:
+            shared, own = self.problem.split(context)
+            known = shared.words, tuple(c.words for c in own)
+            if len(self._split) > 100_000:
+                self._split.clear()
+            self._split[context] = known
+        return known
+
+    def tally(self, action: int, shared: Words, own: Words) -> OutcomeTally:
+        """Return what was seen of a decision in one situation."""
+        return self._tallies.get(("cell", action, shared, own), EMPTY)
+
+    def tried(self, context: Context, action: int) -> int:
+        """Return how often ``action`` was taken where the situation said the same about it."""
+        shared, own = self.words(context)
+        return self.tally(action, shared, own[action]).count
+
+    def chance(self, action: int, shared: Words, own: Words) -> float:
+        """Return the estimated probability that the decision succeeds."""
+        estimate = 0.5
+        for group in reversed(_chance_groups(action, shared, own)):
+            tally = self._tallies.get(group, EMPTY)
+            estimate = (tally.succeeded + WEIGHT * estimate) / (tally.count + WEIGHT)
+        return estimate
+
+    def rewards(self, action: int, shared: Words) -> tuple[float, float]:
+        """Return the estimated reward of the decision if it succeeds, and if it does not."""
+        good, bad = 0.0, 0.0
+        for group in (("all",), ("action", action), ("task", action, shared)):
+            tally = self._tallies.get(group, EMPTY)
+            weight = 0.0 if group == ("all",) else WEIGHT
+            failed = tally.count - tally.succeeded
+            if tally.succeeded:
+                good = (tally.reward + weight * good) / (tally.succeeded + weight)
+            if failed:
+                bad = (tally.otherwise + weight * bad) / (failed + weight)
+        return good, bad
+
+    def forecast(self, contexts: Sequence[Context]) -> Forecast:
+        """Return what the table expects of every decision."""
+        count = len(self.problem.labels)
+        chance, reward, otherwise = np.zeros((3, len(contexts), count))
+        for i, context in enumerate(contexts):
+            shared, own = self.words(context)
+            for action in range(count):
+                chance[i, action] = self.chance(action, shared, own[action])
+                reward[i, action], otherwise[i, action] = self.rewards(action, shared)
+        return Forecast(chance, reward, otherwise, np.full(chance.shape, np.nan))
+
+    def row(self, action: int, shared: Words) -> list[tuple[Words, float]]:
+        """Return what is expected of the decision by its own words, in their order.
+
+        Every combination that any decision was seen in, so that a cell not seen yet shows what
+        coarser groups say of it.
+        """
+        return [
+            (own, self.chance(action, shared, own))
+            for own in self.problem.own_words(action)
+            if ("level", own) in self._tallies
+        ]
+
+    def cells(self) -> Iterator[tuple[int, Words, Words]]:
+        """Yield decision, shared and own words of every situation that was seen."""
+        return ((g[1], g[2], g[3]) for g in self._tallies if g[0] == "cell")
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Return everything as plain JSON values."""
+        return [
+            {"action": group[1], "shared": group[2], "own": group[3], **asdict(tally)}
+            for group, tally in self._tallies.items()
+            if group[0] == "cell"
+        ]
+
+    @classmethod
+    def from_json(cls, problem: Problem, rows: Sequence[Mapping[str, Any]]) -> OutcomeTable:
+        """Return the table that :meth:`to_json` described."""
+        table = cls(problem)
+        for row in rows:
+            action, shared, own = row["action"], tuple(row["shared"]), tuple(row["own"])
+            for group in _groups(action, shared, own):
+                tally = table._tallies.setdefault(group, OutcomeTally())
+                for name in asdict(tally):
+                    setattr(tally, name, getattr(tally, name) + row[name])
+            table.received += row["count"]
+        return table
+
+
+def _chance_groups(action: int, shared: Words, own: Words) -> tuple[Group, ...]:
+    """Return the groups that tell of a decision's success, the finest first."""
+    return (
+        ("cell", action, shared, own),
+        ("own", action, own),
+        ("level", own),
+        ("action", action),
+        ("all",),
+    )
+
+
+def _groups(action: int, shared: Words, own: Words) -> tuple[Group, ...]:
+    """Return every group that an outcome belongs to."""
+    return (*_chance_groups(action, shared, own), ("task", action, shared))
