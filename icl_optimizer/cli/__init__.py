@@ -1,4 +1,4 @@
-"""The command line: list, setup, doctor, compare, train, decide, report, bench, study."""
+"""The command line: one module for each family of commands."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NoReturn
 from rich.console import Console
 from rich.markup import escape
 
-from icl_optimizer.cli import compare, learn, machine
+from icl_optimizer.cli import compare, learn, machine, trace, weights
 from icl_optimizer.cli.app import app
 from icl_optimizer.cli.options import expand_lists
 from icl_optimizer.errors import (
@@ -43,4 +43,4 @@ def _fail(message: str) -> NoReturn:
     sys.exit(2)
 
 
-__all__ = ["app", "compare", "expand_lists", "learn", "machine", "main"]
+__all__ = ["app", "compare", "expand_lists", "learn", "machine", "main", "trace", "weights"]
