@@ -126,7 +126,37 @@ SLO_SCHEDULING = EnvironmentSpec(
     episodes=30,
 )
 
-_SPECS = {spec.name: spec for spec in (OFFLOADING, SLO_SCHEDULING)}
+LOAD_BALANCING = EnvironmentSpec(
+    name="load-balancing",
+    gym_id="icl_optimizer/LoadBalancing-v0",
+    module="icl_optimizer.environments.load_balancing",
+    vector_class="LoadBalancingVectorEnv",
+    single_class="LoadBalancingEnv",
+    config_class="LoadBalancingConfig",
+    policies=(
+        "icl-predict",
+        "table",
+        "knn-predict",
+        "linear-predict",
+        "ppo-paper",
+        "a2c-paper",
+        "dqn-paper",
+        "shortest-expected-completion",
+        "sacrifice",
+        "least-loaded",
+        "least-connections",
+        "round-robin",
+        "random",
+        "oracle",
+    ),
+    interactions=500,
+    seeds=5,
+    summary="balance recorded requests over unequal servers (Abbaraju)",
+    sweeps="sweep_points",
+    evaluation={"part": "held-out", "horizon": None},
+)
+
+_SPECS = {spec.name: spec for spec in (OFFLOADING, SLO_SCHEDULING, LOAD_BALANCING)}
 
 
 def environment_names() -> list[str]:

@@ -82,8 +82,8 @@ class SLOSchedulingVectorEnv(BatchedEnv):
         self.config = config or SLOSchedulingConfig(**fields)
         super().__init__(num_envs, build_problem(self.config), autoreset=autoreset)
         models = len(self.config.models)
-        sizes = [max(self.config.queue_size, self.config.slots)] * models
-        self.queues = QueueBank(num_envs, [self.config.slots] * models, sizes, self.config.horizon)
+        slots, sizes = [self.config.slots] * models, [self.config.queue_size] * models
+        self.queues = QueueBank(num_envs, slots, sizes, self.config.horizon)
         self._speed = np.array([m.tokens_per_s for m in self.config.served])
         self._tasks = TaskDraws.empty(num_envs, self.config)
         self._ids_of = np.zeros((num_envs, self.config.horizon), dtype=np.int64)
@@ -92,9 +92,8 @@ class SLOSchedulingVectorEnv(BatchedEnv):
     def change(self, config: BaseModel) -> None:
         """Let other parameters hold from the next decision on; see :meth:`BatchedEnv.change`.
 
-        Models of other speed or score may take the place of the present ones under their names
-        only through the tables; rates, lengths, scores and deadlines change with the next
-        episode's tasks.
+        Rates, lengths, the noise of scores, and deadlines among those that the column knows change
+        with the next episode's tasks.
         """
         new = SLOSchedulingConfig.model_validate(config)
         for field in ("queue_size", "slots", "models"):
@@ -127,8 +126,30 @@ class SLOSchedulingVectorEnv(BatchedEnv):
         return values[self._rows, self._item()]
 
     def _observe(self) -> NDArray[Any]:
-        task = np.stack([self._now(self._tasks.kind), self._now(self._tasks.deadline_s)], axis=1)
-        return np.hstack([self.queues.in_system, task])
+        models = len(self.config.models)
+        observations = np.empty((self.num_envs, models + 2))
+        observations[:, :models] = self.queues.in_system
+        observations[:, models] = self._now(self._tasks.kind)
+        observations[:, models + 1] = self._now(self._tasks.deadline_s)
+        return observations
+
+    def instance(self, index: int) -> tuple[Floats, Floats, Floats, Floats, Ints, Ints]:
+        """Return what is known in hindsight of the present episode of one sub-environment.
+
+        Returns:
+            Arrivals ``(n,)``, service times and scores ``(n, models)``, deadlines ``(n,)`` after
+            arrival, in seconds, and capacity and slots of each model, ``(models,)``.
+        """
+        tasks = self._tasks
+        service = tasks.tokens[index] / self._speed
+        return (
+            tasks.arrival_s[index],
+            service,
+            tasks.score[index],
+            tasks.deadline_s[index],
+            self.queues.capacity,
+            self.queues.slots,
+        )
 
     def _longest(self) -> Ints:
         """Return where a hopeless task hurts least: the longest queue, ``(E,)``."""
@@ -146,7 +167,7 @@ class SLOSchedulingVectorEnv(BatchedEnv):
         hurts_least = 1e-9 * (1 - 1 / (1 + backlog))
         values = np.where(in_time, self._now(self._tasks.score), hurts_least)
         if self.config.dump_action:
-            values = np.hstack([values, np.zeros((self.num_envs, 1))])
+            values = np.hstack([values, values[self._rows, self._longest()][:, None]])
         return np.asarray(values)
 
     def _advance(self, actions: Ints, decision_ids: Ints) -> StepResult:
@@ -156,7 +177,7 @@ class SLOSchedulingVectorEnv(BatchedEnv):
             server = np.where(actions == len(self.config.models), self._longest(), actions)
         arrival = self._now(self._tasks.arrival_s)
         self._ids_of[self._rows, item] = decision_ids
-        service = self._now(self._tasks.tokens)[self._rows, server] / self._speed[server]
+        service = self._tasks.tokens[self._rows, item, server] / self._speed[server]
         accepted = self.queues.assign(server, item, arrival, service)
         last = item == self.config.horizon - 1
         following = np.minimum(item + 1, self.config.horizon - 1)
@@ -166,7 +187,8 @@ class SLOSchedulingVectorEnv(BatchedEnv):
         rewards = np.bincount(
             finished.env, outcomes.reward[: len(finished)], minlength=self.num_envs
         )
-        return StepResult(rewards, outcomes, np.zeros(self.num_envs, dtype=np.bool_))
+        nothing = np.zeros(self.num_envs, dtype=np.bool_)
+        return StepResult(rewards.astype(np.float64), outcomes, nothing)
 
     def _outcomes(self, finished: Finished, dropped: Ints, item: Ints, server: Ints) -> Outcomes:
         """Return the outcomes of tasks that finished, then of those dropped just now."""

@@ -8,7 +8,7 @@ from functools import cache
 from importlib.resources import files
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from icl_optimizer.environments.base import Floats
 from icl_optimizer.environments.queues.arrivals import Bursts
@@ -109,6 +109,14 @@ class SLOSchedulingConfig(BaseModel):
         if len(set(names)) < len(names):
             raise ValueError("allowed: different models")
         return names
+
+    @field_validator("slots")
+    @classmethod
+    def _within_queue(cls, slots: int, info: ValidationInfo) -> int:
+        queue_size = info.data.get("queue_size", slots)
+        if slots > queue_size:
+            raise ValueError(f"allowed: at most queue_size, which is {queue_size}")
+        return slots
 
     @field_validator("type_deadlines_s", "mean_tokens")
     @classmethod

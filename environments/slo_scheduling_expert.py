@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import gamma
+from scipy.special import gammainc
 
 from icl_optimizer.environments.slo_scheduling_config import SLOSchedulingConfig
 from icl_optimizer.forecast import Forecast
@@ -42,13 +42,16 @@ class SchedulingExpert:
         )
         variance = own**2 * spread + any_task**2 * cv2 * ahead / self.config.slots
         variance = np.maximum(variance, 1e-9)
-        chance = gamma.cdf(deadline, mean**2 / variance, scale=variance / mean)
+        chance = gammainc(mean**2 / variance, deadline * mean / variance)
         full = queue >= self.config.queue_size
         chance = np.where(full, 0.0, chance)
         seconds = np.where(full, np.inf, mean)
         score = self.config.mean_score[kind]
         if self.config.dump_action:
-            nothing = np.zeros((len(rows), 1))
-            chance, score = np.hstack([chance, nothing]), np.hstack([score, nothing])
-            seconds = np.hstack([seconds, nothing + np.inf])
+            # the task goes where the queue is longest
+            longest = queue.argmax(axis=1)[:, None]
+            chance, score, seconds = (
+                np.hstack([values, np.take_along_axis(values, longest, axis=1)])
+                for values in (chance, score, seconds)
+            )
         return Forecast(chance, score, np.zeros_like(score), seconds)

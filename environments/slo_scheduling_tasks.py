@@ -57,25 +57,34 @@ def draw_tasks(rngs: Sequence[np.random.Generator], config: SLOSchedulingConfig)
     """
     shape, models = (len(rngs), config.horizon), len(config.models)
     uniform = np.empty((len(rngs), 2, config.horizon))
-    normal = np.empty((len(rngs), 1 + 2 * models, config.horizon))
+    normal = np.empty((len(rngs), 1 + models * (2 if config.score_noise else 1), config.horizon))
     arrival = draw_arrivals(rngs, config.horizon, config.arrival_rate, config.bursts)
-    needed = 1 + models * (2 if config.score_noise else 1)
     for i, rng in enumerate(rngs):
         rng.random(out=uniform[i])
-        rng.standard_normal(out=normal[i, :needed])
+        rng.standard_normal(out=normal[i])
     kind = (uniform[:, 0] * len(TASK_TYPES)).astype(np.int64)
-    noise = normal[:, 1 : 1 + models].swapaxes(1, 2)
-    log = config.length_spread * normal[:, 0, :, None] + config.model_spread * noise
-    drift = (config.length_spread**2 + config.model_spread**2) / 2
-    mean = np.array([config.mean_tokens.get(t, DEFAULT_TOKENS) for t in TASK_TYPES])
-    score = config.mean_score[kind]
+    score = config.mean_score.take(kind, axis=0)
     if config.score_noise:
         error = normal[:, 1 + models :].swapaxes(1, 2)
-        score = np.clip(score + config.score_noise * error, 0.0, 1.0)
+        # as far down as up, so that the mean holds
+        room = np.minimum(score, 1 - score)
+        score = score + np.clip(config.score_noise * error, -room, room)
     if config.mixed_deadlines_s:
         choice = (uniform[:, 1] * len(config.mixed_deadlines_s)).astype(np.int64)
         deadline = np.array(config.mixed_deadlines_s)[choice]
     else:
         deadline = config.deadlines[kind]
-    tokens = mean[kind][..., None] * np.exp(log - drift)
+    tokens = _lengths(kind, normal[:, : 1 + models], config)
     return TaskDraws(kind, arrival, np.broadcast_to(deadline, shape), tokens, score)
+
+
+def _lengths(kind: Ints, normal: Floats, config: SLOSchedulingConfig) -> Floats:
+    """Return output lengths ``(E, horizon, models)`` from normals ``(E, 1 + models, horizon)``."""
+    # in place: on thousands of episodes, most of the time goes into fetching memory
+    lengths = config.model_spread * normal[:, 1:]
+    lengths += config.length_spread * normal[:, :1]
+    lengths -= (config.length_spread**2 + config.model_spread**2) / 2
+    np.exp(lengths, out=lengths)
+    mean = np.array([config.mean_tokens.get(t, DEFAULT_TOKENS) for t in TASK_TYPES])
+    lengths *= mean.take(kind)[:, None]
+    return lengths.swapaxes(1, 2)

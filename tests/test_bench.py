@@ -12,7 +12,7 @@ from langchain_core.language_models.fake_chat_models import FakeListChatModel
 from rich.console import Console
 
 from icl_optimizer.agent import ICLAgent
-from icl_optimizer.bench import learners, runner
+from icl_optimizer.bench import learners, queues, runner
 from icl_optimizer.bench.environments import single_rate, vector_rate
 from icl_optimizer.bench.language import PlainLoop, Tally, Workload
 from icl_optimizer.bench.result import BenchmarkResult, alternate, summarise
@@ -20,6 +20,8 @@ from icl_optimizer.comparison.evaluation import Held
 from icl_optimizer.decision import Outcome
 from icl_optimizer.environments.offloading import OffloadingEnv, OffloadingVectorEnv
 from icl_optimizer.environments.registry import make
+from icl_optimizer.environments.slo_scheduling import SLOSchedulingVectorEnv
+from icl_optimizer.environments.slo_scheduling_scalar import ScalarSLOSchedulingEnv
 from icl_optimizer.errors import ConfigurationError, MissingDependencyError
 from icl_optimizer.llm import FunctionLLM
 
@@ -124,6 +126,15 @@ def test_rates_count_whole_episodes() -> None:
     np.testing.assert_array_equal(batch.elapsed, 0)
     single: gym.Env = OffloadingEnv(**small, horizon=5)
     assert single_rate(single) > 0
+
+
+def test_rates_of_queues_count_whole_episodes() -> None:
+    batch, plain = SLOSchedulingVectorEnv(3), ScalarSLOSchedulingEnv()
+    assert queues.batch_rate(batch, 2) > 0
+    np.testing.assert_array_equal(batch.elapsed, 0)
+    assert queues.plain_rate(plain, 2) > 0
+    assert all(task.server >= 0 for task in plain.tasks)
+    assert queues.core_rate(1) > 0
 
 
 @pytest.mark.slow

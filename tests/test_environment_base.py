@@ -14,7 +14,7 @@ from tiny_env import RIGHT, WRONG, TinyEnv
 
 from icl_optimizer.decision import Decision, Outcome, Situations
 from icl_optimizer.environments.adapters import SingleEnv
-from icl_optimizer.environments.base import BatchedEnv, Ints, Outcomes, StepResult
+from icl_optimizer.environments.base import BatchedEnv, Floats, Ints, Outcomes, StepResult
 from icl_optimizer.environments.registry import environment_names, get_spec, make
 from icl_optimizer.errors import ConfigurationError
 from icl_optimizer.experience import ExperiencePool
@@ -22,11 +22,28 @@ from icl_optimizer.policy import Policy
 from icl_optimizer.problem import Category, Problem
 from icl_optimizer.rollout import Rollout
 
-OFFLOADING = ({"congested": True}, {"vocabulary": "open", "words": "unseen"}, {"inverted": True})
+FURTHER: dict[str, tuple[dict[str, Any], ...]] = {
+    "offloading": (
+        {"congested": True},
+        {"vocabulary": "open", "words": "unseen"},
+        {"inverted": True},
+    ),
+    "slo-scheduling": (
+        {"bursts": {"factor": 8.0}},
+        {"dump_action": True, "arrival_rate": 3.0},
+        {"mixed_deadlines_s": (4.0, 12.0), "score_noise": 0.05},
+        {"slots": 3, "queue_size": 4, "horizon": 50},
+    ),
+    "load-balancing": (
+        {"start_rule": "last-finish", "when_full": "drop", "horizon": 40},
+        {"trace": "azure-conversation", "scenario": "nominal", "every": 7, "horizon": 40},
+    ),
+}
+SHORT = {"load-balancing": {"horizon": 50}}
 VARIANTS: list[Any] = [
     pytest.param(name, settings, id=f"{name}-{'-'.join(map(str, settings)) or 'default'}")
     for name in environment_names()
-    for settings in ({}, *(OFFLOADING if name == "offloading" else ()))
+    for settings in (SHORT.get(name, {}), *FURTHER.get(name, ()))
 ]
 over_all = pytest.mark.parametrize(("name", "settings"), VARIANTS)
 Step = tuple[NDArray[Any], NDArray[Any]]
@@ -193,17 +210,60 @@ def test_every_decision_has_one_outcome(name: str, settings: dict[str, Any]) -> 
     assert sorted(answered) == sorted(asked)
 
 
-@over_all
-def test_the_oracle_is_told_what_a_step_pays(name: str, settings: dict[str, Any]) -> None:
-    env = make(name, 5, **settings)
-    env.reset(seed=2)
-    for row in random_actions(env, env.problem.horizon + 2):
+def check_oracle(env: BatchedEnv) -> None:
+    """Assert that a decision's outcome, whenever it comes, has the reward the oracle was told."""
+    _, info = env.reset(seed=2)
+    rows, told, settled = np.arange(env.num_envs), {}, 0
+    for actions in random_actions(env, env.problem.horizon + 2):
         values = env.action_values()
-        assert values.shape == (5, len(env.problem.labels))
+        assert values.shape == (env.num_envs, len(env.problem.labels))
         np.testing.assert_array_equal(env.action_values(), values)
+        told |= dict(zip(info["decision_id"].tolist(), values[rows, actions], strict=True))
+        *_, info = env.step(actions)
+        outcomes = info["outcomes"]
+        expected = np.array([told.pop(i) for i in outcomes.decision_id.tolist()])
+        whole = ~outcomes.censored
+        # an oracle may prefer one failure to another by less than counts
+        np.testing.assert_allclose(outcomes.reward[whole], expected[whole], rtol=1e-12, atol=2e-9)
+        settled += int(whole.sum())
+    assert settled >= env.num_envs
+
+
+@over_all
+def test_the_oracle_is_told_what_a_decision_earns(name: str, settings: dict[str, Any]) -> None:
+    check_oracle(make(name, 5, **settings))
+
+
+def test_a_wrong_oracle_is_found_out() -> None:
+    check_oracle(DelayedOracleEnv(2, 0.0))
+    with pytest.raises(AssertionError, match="Not equal to tolerance"):
+        check_oracle(DelayedOracleEnv(2, 1e-6))
+
+
+def test_an_oracle_that_knows_no_deadline_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    env = make("slo-scheduling", 5)
+    check_oracle(env)
+    values = env.action_values
+    monkeypatch.setattr(env, "action_values", lambda: np.maximum(values(), 0.1))
+    with pytest.raises(AssertionError, match="Not equal to tolerance"):
+        check_oracle(env)
+
+
+@over_all
+def test_steps_pay_what_decisions_earn(name: str, settings: dict[str, Any]) -> None:
+    env = make(name, 3, **settings)
+    _, info = env.reset(seed=6)
+    place = {decision: i for i, decision in enumerate(info["decision_id"].tolist())}
+    paid, earned = np.zeros(3), np.zeros(3)
+    for row in random_actions(env, env.problem.horizon):
         _, rewards, _, _, info = env.step(row)
-        np.testing.assert_array_equal(rewards, values[np.arange(5), row])
-        np.testing.assert_array_equal(info["outcomes"].reward, rewards)
+        paid += rewards
+        outcomes = info["outcomes"]
+        owners = [place[i] for i in outcomes.decision_id.tolist()]
+        np.add.at(earned, owners, outcomes.reward)
+        place |= {decision: i for i, decision in enumerate(info["decision_id"].tolist())}
+    np.testing.assert_allclose(paid, earned, rtol=1e-9)
+    assert (earned != 0).all()
 
 
 def test_an_environment_may_have_no_oracle() -> None:
@@ -296,6 +356,17 @@ class DelayedEnv(BatchedEnv):
             {"queue": np.array([len(self._open[0])] * len(ids), dtype=np.float64)},
         )
         return StepResult(rewards, outcomes, np.zeros(self.num_envs, dtype=np.bool_))
+
+
+class DelayedOracleEnv(DelayedEnv):
+    """Tells an oracle what decisions will earn, more or less."""
+
+    def __init__(self, num_envs: int, error: float) -> None:
+        super().__init__(num_envs)
+        self.error = error
+
+    def action_values(self) -> Floats:
+        return np.array([[10.0, 11.0 + self.error]] * self.num_envs)
 
 
 class Alternating(Policy):

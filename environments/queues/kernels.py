@@ -11,6 +11,27 @@ from icl_optimizer.environments.compiled import compiled
 
 
 @compiled()
+def first_refused(
+    server: NDArray[np.int64],
+    item: NDArray[np.int64],
+    now: NDArray[np.float64],
+    service: NDArray[np.float64],
+    servers: int,
+    items: int,
+    last_arrival: NDArray[np.float64],
+    heap_time: NDArray[np.float64],
+    heap_size: NDArray[np.int64],
+) -> int:
+    """Return the first sub-environment whose request cannot be assigned, -1 if all can."""
+    for e in range(server.shape[0]):
+        known = 0 <= server[e] < servers and 0 <= item[e] < items
+        forward = now[e] >= last_arrival[e] and not (heap_size[e] > 0 and heap_time[e, 0] <= now[e])
+        if not (known and forward and 0 <= service[e] < np.inf and now[e] < np.inf):
+            return e
+    return -1
+
+
+@compiled()
 def assign(
     server: NDArray[np.int64],
     item: NDArray[np.int64],
@@ -25,7 +46,9 @@ def assign(
     heap_time: NDArray[np.float64],
     heap_item: NDArray[np.int64],
     heap_size: NDArray[np.int64],
+    last_arrival: NDArray[np.float64],
     request: Any,
+    accepted: NDArray[np.bool_],
 ) -> None:
     """Give every sub-environment's request to its server; see :meth:`.QueueBank.assign`.
 
@@ -36,7 +59,9 @@ def assign(
         j, k = server[e], item[e]
         row = request[e, k]
         row.server, row.arrival, row.amount = j, now[e], amount[e]
-        if in_system[e, j] >= capacity[j]:
+        last_arrival[e] = now[e]
+        accepted[e] = in_system[e, j] < capacity[j]
+        if not accepted[e]:
             row.start, row.finish = np.inf, np.inf
             continue
         first = 0
@@ -73,8 +98,8 @@ def advance(
     recent: NDArray[np.float64],
     recent_sum: NDArray[np.float64],
     recent_count: NDArray[np.int64],
-    out_env: NDArray[np.int64],
-    out_item: NDArray[np.int64],
+    out: NDArray[np.int64],
+    out_s: NDArray[np.float64],
 ) -> int:
     """Take out what has finished by ``until``; return how much was written to the outputs."""
     window = recent.shape[2]
@@ -85,13 +110,15 @@ def advance(
             row = request[e, k]
             j = row.server
             in_system[e, j] -= 1
-            load[e, j] -= row.amount
+            # an empty server has no load, whatever rounding left
+            load[e, j] = load[e, j] - row.amount if in_system[e, j] > 0 else 0.0
             response = row.finish - row.arrival
             place = recent_count[e, j] % window
             recent_sum[e, j] += response - recent[e, j, place]
             recent[e, j, place] = response
             recent_count[e, j] += 1
-            out_env[count], out_item[count] = e, k
+            out[0, count], out[1, count], out[2, count] = e, k, j
+            out_s[0, count], out_s[1, count], out_s[2, count] = row.arrival, row.start, row.finish
             count += 1
             # the last leaf takes the root's place and sinks
             heap_size[e] -= 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,8 +74,8 @@ class QueueBank:
     def __init__(
         self,
         num_envs: int,
-        slots: Sequence[int],
-        capacity: Sequence[int],
+        slots: Sequence[int] | Ints,
+        capacity: Sequence[int] | Ints,
         items: int,
         *,
         recent: int = 20,
@@ -82,7 +83,7 @@ class QueueBank:
         """Set up empty servers."""
         self.slots = np.asarray(slots, dtype=np.int64)
         self.capacity = np.asarray(capacity, dtype=np.int64)
-        _check(self.slots, self.capacity, items)
+        _check(self.slots, self.capacity, items, recent)
         servers = len(self.slots)
         shape = (num_envs, servers)
         # no more are in flight at once than the servers hold, nor than an episode has
@@ -97,14 +98,18 @@ class QueueBank:
         self._recent = np.zeros((*shape, recent))
         self._recent_sum = np.zeros(shape)
         self._recent_count = np.zeros(shape, dtype=np.int64)
-        self._out = np.zeros((2, num_envs * flying), dtype=np.int64)
-        self._rows = np.arange(num_envs)
+        self._last_arrival = np.zeros(num_envs)
+        self._out = np.zeros((3, num_envs * flying), dtype=np.int64)
+        self._out_s = np.zeros((3, num_envs * flying))
+        self._rows, self._ones = np.arange(num_envs), np.ones(num_envs)
 
     def reset(self, indices: Ints) -> None:
         """Empty the servers of the sub-environments ``indices``; what was in flight is gone."""
-        for array in (self.in_system, self.load, self._slot_free, self._heap_size):
-            array[indices] = 0
-        for array in (self._recent, self._recent_sum, self._recent_count):
+        servers = (self.in_system, self.load, self._slot_free)
+        queues = (self._heap_size, self._last_arrival)
+        responses = (self._recent, self._recent_sum, self._recent_count)
+        array: NDArray[Any]
+        for array in (*servers, *queues, *responses):
             array[indices] = 0
 
     def assign(
@@ -115,7 +120,7 @@ class QueueBank:
         service_s: Floats,
         amount: Floats | None = None,
     ) -> Bools:
-        """Give one request per sub-environment to a server; time must not run backwards.
+        """Give one request per sub-environment to a server, after :meth:`advance` to its arrival.
 
         Args:
             server: Which server, ``(E,)``.
@@ -126,15 +131,25 @@ class QueueBank:
 
         Returns:
             Which were accepted, ``(E,)``; the others found the server full and are gone.
+
+        Raises:
+            ConfigurationError: A server or item that does not exist, a service time that is
+                negative or not finite, or an arrival before an earlier one or later than a
+                completion that :meth:`advance` has not taken out. Nothing was assigned.
         """
         from icl_optimizer.environments.queues import kernels
 
+        amount = self._ones if amount is None else amount
+        self._check_shapes(server=server, item=item, now_s=now_s, service_s=service_s)
+        self._check_shapes(amount=amount)
+        self._check_requests(server, item, now_s, service_s)
+        accepted = np.empty(len(server), dtype=np.bool_)
         kernels.assign(
             server,
             item,
             now_s,
             service_s,
-            np.ones(len(server)) if amount is None else amount,
+            amount,
             self._slot_free,
             self.slots,
             self.capacity,
@@ -143,14 +158,17 @@ class QueueBank:
             self._heap_time,
             self._heap_item,
             self._heap_size,
+            self._last_arrival,
             self._request,
+            accepted,
         )
-        return np.asarray(self._request["finish"][self._rows, item] != DROPPED)
+        return accepted
 
     def advance(self, until_s: Floats) -> Finished:
         """Let time pass to ``until_s`` ``(E,)``, ``inf`` to the end, and return what finished."""
         from icl_optimizer.environments.queues import kernels
 
+        self._check_shapes(until_s=until_s)
         count = kernels.advance(
             until_s,
             self.in_system,
@@ -162,12 +180,10 @@ class QueueBank:
             self._recent,
             self._recent_sum,
             self._recent_count,
-            self._out[0],
-            self._out[1],
+            self._out,
+            self._out_s,
         )
-        env, item = self._out[:, :count].copy()
-        rows = self._request[env, item]
-        return Finished(env, item, rows["server"], rows["arrival"], rows["start"], rows["finish"])
+        return Finished(*self._out[:, :count].copy(), *self._out_s[:, :count].copy())
 
     def finish_if(self, now_s: Floats, service_s: Floats) -> Floats:
         """Return when a request would finish at each server, ``inf`` where it is full.
@@ -194,7 +210,7 @@ class QueueBank:
     def waiting(self) -> Ints:
         """Requests that wait for a slot, ``(E, S)``."""
         # a server with a free slot lets nobody wait
-        return np.maximum(self.in_system - self.slots, 0)
+        return np.asarray(np.maximum(self.in_system - self.slots, 0))
 
     @property
     def active(self) -> Ints:
@@ -212,12 +228,44 @@ class QueueBank:
         left = np.maximum(self._slot_free - now_s[:, None, None], 0.0)
         return np.asarray(np.where(self._is_slot, left, 0.0).sum(axis=2))
 
+    def _check_shapes(self, **arrays: NDArray[Any]) -> None:
+        for name, values in arrays.items():
+            if values.shape != self._rows.shape:
+                raise ConfigurationError(
+                    f"{name} has shape {values.shape}; allowed: {self._rows.shape}, one per "
+                    "sub-environment."
+                )
+
+    def _check_requests(self, server: Ints, item: Ints, now_s: Floats, service_s: Floats) -> None:
+        """Raise for what the compiled loop, which checks no bounds, must not see."""
+        from icl_optimizer.environments.queues import kernels
+
+        servers, items = len(self.slots), self._request.shape[1]
+        e = kernels.first_refused(
+            server,
+            item,
+            now_s,
+            service_s,
+            servers,
+            items,
+            self._last_arrival,
+            self._heap_time,
+            self._heap_size,
+        )
+        if e >= 0:
+            raise ConfigurationError(
+                f"the request of sub-environment {e} is number {item[e]} for server {server[e]} at "
+                f"{now_s[e]:g} s, {service_s[e]:g} s of service; allowed: numbers below {items}, "
+                f"servers below {servers}, times that are finite and do not run backwards (the "
+                f"last arrival was at {self._last_arrival[e]:g} s) after advance() to the arrival."
+            )
+
     @property
     def _is_slot(self) -> NDArray[np.bool_]:
         return np.asarray(np.arange(self._slot_free.shape[2]) < self.slots[:, None])
 
 
-def _check(slots: Ints, capacity: Ints, items: int) -> None:
+def _check(slots: Ints, capacity: Ints, items: int, recent: int) -> None:
     if slots.ndim != 1 or not len(slots) or (slots < 1).any():
         raise ConfigurationError(f"slots are {slots.tolist()}; allowed: at least 1 per server.")
     if capacity.shape != slots.shape or (capacity < slots).any():
@@ -225,5 +273,6 @@ def _check(slots: Ints, capacity: Ints, items: int) -> None:
             f"capacity is {capacity.tolist()}; allowed: one number per server, no less than its "
             f"slots, which are {slots.tolist()}."
         )
-    if items < 1:
-        raise ConfigurationError(f"items is {items}; allowed: at least 1.")
+    for name, value in (("items", items), ("recent", recent)):
+        if value < 1:
+            raise ConfigurationError(f"{name} is {value}; allowed: at least 1.")

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from icl_optimizer.baselines.heuristics import RandomPolicy
 from icl_optimizer.baselines.oracle import OraclePolicy
+from icl_optimizer.comparison.bounds import hindsight_bounds
 from icl_optimizer.environments.base import BatchedEnv
-from icl_optimizer.environments.registry import make
+from icl_optimizer.environments.registry import get_spec, make
 from icl_optimizer.policy import Policy
 from icl_optimizer.rollout import Rollout
 
@@ -29,15 +30,19 @@ class Held:
 
     Args:
         environment: Name of the environment.
-        settings: Its parameters.
+        settings: Its parameters while learning; those of its :attr:`.EnvironmentSpec.evaluation`
+            (the held-out part of a trace) take their place.
         seed: Seed of the repetition.
-        tasks: At least so many decisions; whole episodes.
+        tasks: At least so many decisions; whole episodes, and no fewer than
+            :attr:`.EnvironmentSpec.episodes`.
     """
 
     def __init__(self, environment: str, settings: dict[str, Any], seed: int, tasks: int) -> None:
         """Build the environment once."""
-        horizon = make(environment, 1, **settings).problem.horizon
-        self.env = make(environment, max(1, -(-tasks // horizon)), **settings)
+        spec = get_spec(environment)
+        held_out = {**settings, **spec.evaluation}
+        horizon = make(environment, 1, **held_out).problem.horizon
+        self.env = make(environment, max(spec.episodes, -(-tasks // horizon)), **held_out)
         self.seed = HELD_OUT + 1000 * seed
 
     def evaluate(self, policy: Policy, *, bounds: bool = True) -> dict[str, float]:
@@ -69,9 +74,11 @@ class Held:
         rollout = Rollout(policy, self.env, explore=False)
         rollout.reset(seed=self.seed)
         outcomes, actions, best = [], [], []
+        total = np.zeros(self.env.num_envs)
         for _ in range(self.env.problem.horizon):
             best.append(_best_actions(self.env))
-            decisions, finished, _ = rollout.step()
+            decisions, finished, reward = rollout.step()
+            total += reward
             actions.append([d.action for d in decisions])
             outcomes += finished
         rewards = np.array([o.reward for o in outcomes])
@@ -79,9 +86,12 @@ class Held:
         metrics = {
             name: np.array([o.metrics[name] for o in outcomes]) for name in outcomes[0].metrics
         }
-        return self.env.summarise(rewards, feasible, metrics) | agreement(
-            np.array(actions).ravel(), np.array(best).ravel()
-        )
+        summary = self.env.summarise(rewards, feasible, metrics)
+        summary |= agreement(np.array(actions).ravel(), np.array(best).ravel())
+        limits = hindsight_bounds(self.env, self.seed)
+        if limits is not None:
+            summary["hindsight_share"] = float(total[: len(limits)].sum() / limits.sum())
+        return summary
 
 
 def agreement(actions: NDArray[np.int64], best: NDArray[np.int64]) -> dict[str, float]:

@@ -8,7 +8,12 @@ from pathlib import Path
 
 from icl_optimizer.errors import unknown_name
 
-STUDIES = {"backends": "run_backends", "faults": "run_faults", "levers": "run_levers"}
+STUDIES = {
+    "backends": "run_backends",
+    "faults": "run_faults",
+    "levers": "run_levers",
+    "scheduling": "run_scheduling",
+}
 
 
 def run_study(name: str, out: Path, seeds: int | None = None) -> Path:
