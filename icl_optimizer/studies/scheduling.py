@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
+from icl_optimizer.baselines.hindsight import (
+    Instance,
+    hindsight_bound,
+    improved,
+    paper_optimum,
+    relaxed_bound,
+)
 from icl_optimizer.comparison.config import default_config
+from icl_optimizer.comparison.evaluation import HELD_OUT
 from icl_optimizer.comparison.runner import compare
 from icl_optimizer.comparison.statistics import Estimate, estimate
-from icl_optimizer.environments.slo_scheduling import RATES
+from icl_optimizer.environments.slo_scheduling import RATES, SLOSchedulingVectorEnv
 from icl_optimizer.report.formatting import with_interval
 from icl_optimizer.report.palette import Entry, Palette
+from icl_optimizer.rollout import progress
 from icl_optimizer.studies.pictures import picture, plot_series, save
 from icl_optimizer.studies.published import SCHEDULING
 from icl_optimizer.studies.tables import write_study
@@ -37,6 +48,8 @@ POLICIES = (
 )
 IN_PAPER = ("dqn-paper", "round-robin", "random")
 DRAWN = ("icl-predict", "dqn-paper", "shortest-queue", "round-robin", "random")
+SOLVED = 2
+"""Held-out episodes per seed that the integer programme is solved for."""
 MEASURES = ("score", "deadline_met", "hindsight_share")
 
 
@@ -58,7 +71,7 @@ def run_scheduling(
     )
     compare(config, folder, resume=folder.exists(), progress_bar=progress_bar)
     results = pd.read_csv(folder / "results.csv", keep_default_na=False)
-    measured = at_rates(results)
+    measured = pd.concat([at_rates(results), _hindsight(seeds, progress_bar=progress_bar)])
     _draw_rates(measured, out)
     _draw_learning(results, out)
     return write_study(out, "scheduling", measured, _table(measured))
@@ -73,6 +86,53 @@ def at_rates(results: pd.DataFrame) -> pd.DataFrame:
     ]
     rate = chosen["scenario"].str.removeprefix("arrival_rate=").astype(float)
     return chosen.assign(arrival_rate=rate)[["policy", "seed", "arrival_rate", "metric", "value"]]
+
+
+def _hindsight(seeds: int, *, progress_bar: bool) -> pd.DataFrame:
+    """Return what hindsight allows on the first held-out episodes of every seed, per task.
+
+    ``bound``: no policy scores more (the integer programme, solved to 0.1 % or cut after 20 s, its
+    bound holds either way); ``relaxed``: its linear relaxation, which :data:`hindsight_share`
+    refers to; ``schedule``: the best schedule that a search found, so a score that was possible;
+    ``paper``: the optimum of the paper's formulation as printed, without waiting, which is no
+    bound for the system.
+    """
+    rows: list[dict[str, object]] = []
+    total = len(RATES) * seeds * SOLVED
+    with progress("hindsight", total, shown=progress_bar) as advance:
+        for rate, seed in product(RATES, range(seeds)):
+            env = SLOSchedulingVectorEnv(SOLVED, arrival_rate=rate)
+            env.reset(seed=HELD_OUT + 1000 * seed)
+            for i in range(SOLVED):
+                for name, value in _solved(Instance(*env.instance(i))).items():
+                    metric = f"hindsight_{name}"
+                    rows.append(
+                        {
+                            "policy": "hindsight",
+                            "seed": seed,
+                            "arrival_rate": rate,
+                            "metric": metric,
+                            "value": value,
+                        }
+                    )
+                advance(1)
+    frame = pd.DataFrame(rows)
+    keys = ["policy", "seed", "arrival_rate", "metric"]
+    return frame.groupby(keys, as_index=False)["value"].mean()
+
+
+def _solved(instance: Instance) -> dict[str, float]:
+    """Return bounds, the best schedule found and the paper's optimum, per task."""
+    found = hindsight_bound(instance, time_limit_s=20.0)
+    schedules = [improved(instance, seed=seed).total_score for seed in range(2)]
+    printed = paper_optimum(instance).objective
+    scores = {
+        "bound": found.bound,
+        "relaxed": relaxed_bound(instance),
+        "schedule": max(schedules),
+        "paper": np.nan if printed is None else printed,
+    }
+    return {name: value / instance.requests for name, value in scores.items()}
 
 
 def value_of(measured: pd.DataFrame, policy: str, rate: float, metric: str) -> Estimate:
@@ -96,6 +156,10 @@ def _table(measured: pd.DataFrame) -> list[list[str]]:
             told = [SCHEDULING.get((policy, rate)) for rate in RATES]
             cells = ["" if value is None else f"{value:.2f}" for value in told]
             rows.append([policy, "deadline_met, published", *cells])
+    for name in ("bound", "relaxed", "schedule", "paper"):
+        metric = f"hindsight_{name}"
+        values = [value_of(measured, "hindsight", rate, metric) for rate in RATES]
+        rows.append(["hindsight", name, *(with_interval(metric, v) for v in values)])
     return rows
 
 
