@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from icl_optimizer.baselines.drl_config import CONFIGS, PRESETS, DqnConfig, DrlConfig
+from icl_optimizer.baselines.drl_config import CONFIGS, DqnConfig, DrlConfig, preset
 from icl_optimizer.baselines.saving import identity, read_tensors, write_tensors
 from icl_optimizer.decision import Decision, Outcome, Situations
 from icl_optimizer.environments.base import BatchedEnv
-from icl_optimizer.errors import ConfigurationError, MissingDependencyError, unknown_name
+from icl_optimizer.errors import ConfigurationError, MissingDependencyError
 from icl_optimizer.policy import Policy, observations_of
 from icl_optimizer.problem import Problem
 from icl_optimizer.rollout import ensure_logger, progress
@@ -35,10 +35,14 @@ class DrlPolicy(Policy):
 
     Args:
         problem: Labels and columns.
-        config: Settings; the preset of ``name`` when None.
+        config: Settings; the preset of ``name`` for this problem when None.
         name: A preset's name, or any other together with ``config``.
         env: Environment to learn in, if any.
         seed: Seeds network, exploration, replay and the episodes.
+
+    Attributes:
+        has_critic: Whether all of the network is there; not after loading a file that holds the
+            deciding part alone.
     """
 
     def __init__(
@@ -52,10 +56,9 @@ class DrlPolicy(Policy):
     ) -> None:
         """Build an untrained network."""
         super().__init__(problem, env=env, seed=seed)
-        if config is None and name not in PRESETS:
-            raise unknown_name("preset", name, PRESETS)
         self.name = name
-        self.config: DrlConfig = PRESETS[name] if config is None else config
+        self.config: DrlConfig = preset(name, problem.name) if config is None else config
+        self.has_critic = True
         self._build()
 
     def _build(self) -> None:
@@ -115,8 +118,17 @@ class DrlPolicy(Policy):
         """Learn from ``total_timesteps`` more decisions; see :meth:`Policy.learn`.
 
         A callback's ``model`` is this policy, so it predicts from plain observations.
+
+        Raises:
+            ConfigurationError: PPO or A2C was loaded without its critic: an untrained one would
+                undo what the actor has learned.
         """
         self.require_env()
+        if not self.has_critic:
+            raise ConfigurationError(
+                f"policy '{self.name}' was loaded from a file without critic and cannot learn on; "
+                "allowed: deciding, a new policy, or a file that was saved whole."
+            )
         ensure_logger(self)
         self.model.set_logger(self.logger)
         # another policy may have used the environment since, so begin new episodes
@@ -180,23 +192,35 @@ class DrlPolicy(Policy):
             return {}
         return {"dqn/epsilon": self.config.epsilon(self.num_timesteps)}
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, *, actor_only: bool = False) -> None:
         """Write one safetensors file: the weights, and as JSON metadata everything else.
 
         Optimiser state and replay buffer are not kept: learning goes on, with an empty memory.
+
+        Args:
+            path: The file.
+            actor_only: Whether to leave out what deciding does not need: DQN's target network,
+                PPO's and A2C's critic. A policy that was loaded without critic has none to save.
         """
-        state = {name: t.numpy() for name, t in self.model.policy.state_dict().items()}
-        extra = {"config": self.config.model_dump(mode="json")}
+        actor_only = actor_only or not self.has_critic
+        state = {
+            name: tensor.numpy()
+            for name, tensor in self.model.policy.state_dict().items()
+            if not actor_only or name.startswith(self.model.deciding)
+        }
+        extra = {"config": self.config.model_dump(mode="json"), "actor_only": actor_only}
         write_tensors(path, state, identity(self, "drl") | extra)
 
     def load(self, path: str | Path) -> Self:
-        """Take over weights and settings from :meth:`save`."""
-        state, data = read_tensors(self, "drl", path)
-        import torch
+        """Take over weights and settings from :meth:`save`.
 
+        From a file without target network, DQN takes a copy of the network for it. From one
+        without critic, PPO and A2C decide as before but cannot learn on.
+        """
+        state, data = read_tensors(self, "drl", path)
         self.config = CONFIGS[data["config"]["algorithm"]](**data["config"])
         self.name, self.seed = data["policy"], data["seed"]
         self._build()
-        self.model.policy.load_state_dict({k: torch.from_numpy(v) for k, v in state.items()})
+        self.has_critic = self.model.take(state)
         self.num_timesteps = self.model.num_timesteps = data["num_timesteps"]
         return self

@@ -6,6 +6,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from icl_optimizer.errors import ConfigurationError, unknown_name
+
+Activation = Literal["relu", "tanh"]
+
 
 class _NetworkConfig(BaseModel):
     """What every learner has."""
@@ -13,6 +17,7 @@ class _NetworkConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     hidden: tuple[int, ...] = Field((128, 128), description="Width of each hidden layer.")
+    activation: Activation = Field("tanh", description="Nonlinearity after each hidden layer.")
     learning_rate: float = Field(1e-3, gt=0, description="Step size of the optimiser.")
     gamma: float = Field(0.99, ge=0, lt=1, description="Discount of later rewards.")
     normalize_reward: bool = Field(
@@ -27,6 +32,7 @@ class DqnConfig(_NetworkConfig):
     """Deep Q-learning; counts are decisions, whatever the number of sub-environments."""
 
     algorithm: Literal["dqn"] = Field("dqn", description="Which learner.")
+    activation: Activation = Field("relu", description="Nonlinearity after each hidden layer.")
     buffer_size: int = Field(50_000, ge=1, description="Decisions that the replay buffer keeps.")
     batch_size: int = Field(32, ge=1, description="Replayed decisions per gradient step.")
     learning_starts: int = Field(100, ge=0, description="Random decisions before training.")
@@ -92,3 +98,72 @@ PRESETS: dict[str, DrlConfig] = {
     ),
     "a2c": A2cConfig(),
 }
+
+PAPER: dict[str, dict[str, DrlConfig]] = {
+    "dqn-paper": {
+        # Table I of Mekrache et al.; from learning_starts on: left open there
+        "slo-scheduling": DqnConfig(
+            learning_rate=1e-3,
+            gamma=0.99,
+            buffer_size=50_000,
+            batch_size=32,
+            epsilon_start=0.1,
+            epsilon_end=0.05,
+            epsilon_steps=10_000,
+            learning_starts=100,
+            train_every=1,
+            target_update=500,
+        ),
+        # Abbaraju, Section IV; from learning_starts on: left open there
+        "load-balancing": DqnConfig(
+            learning_rate=3e-4,
+            gamma=0.99,
+            buffer_size=50_000,
+            learning_starts=1_000,
+            epsilon_steps=20_000,
+        ),
+    },
+    "ppo-paper": {
+        "load-balancing": PpoConfig(
+            activation="relu",
+            learning_rate=3e-4,
+            gamma=0.99,
+            rollout=2_048,
+        ),
+    },
+    "a2c-paper": {
+        "load-balancing": A2cConfig(activation="relu", learning_rate=3e-4, gamma=0.99, rollout=40),
+    },
+}
+"""Settings of the papers, by policy and problem."""
+
+PAPER_BUDGETS = {
+    "slo-scheduling": 10_000,
+    "load-balancing": 400_000,
+    "load-balancing scenario=nominal": 200_000,
+}
+"""Decisions that the papers' policies learn from: Table I of Mekrache et al., PPO's of Abbaraju."""
+
+PAPER_ENVS = {"slo-scheduling": 1}
+"""Sub-environments that they learn in where it is not 8."""
+
+
+def preset(name: str, problem: str) -> DrlConfig:
+    """Return the settings that the policy ``name`` has on the problem of this name.
+
+    Args:
+        name: ``dqn``, ``dqn-paper``, ...
+        problem: Name of the problem; only the settings of a paper depend on it.
+
+    Raises:
+        ConfigurationError: No such policy, or no paper has it for this problem.
+    """
+    if name in PRESETS:
+        return PRESETS[name]
+    if name not in PAPER:
+        raise unknown_name("preset", name, (*PRESETS, *PAPER))
+    if problem not in PAPER[name]:
+        raise ConfigurationError(
+            f"policy '{name}' was asked about '{problem}'; allowed: {', '.join(PAPER[name])}."
+        )
+    return PAPER[name][problem]

@@ -22,7 +22,8 @@ def identity(policy: Policy, kind: str) -> dict[str, Any]:
 
     Args:
         policy: The policy to save.
-        kind: Family that can read the file: ``drl``, ``bandit``, ``knn`` or ``embedding``.
+        kind: Family that can read the file: ``drl``, ``bandit``, ``knn``, ``embedding``, ``table``,
+            ``knn-predict`` or ``linear-predict``.
     """
     return {
         "format": FORMAT,

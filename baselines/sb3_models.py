@@ -21,6 +21,7 @@ from icl_optimizer.baselines.drl_config import A2cConfig, DqnConfig, DrlConfig, 
 
 Floats = NDArray[np.float64]
 Features = NDArray[np.float32]
+Weights = dict[str, NDArray[np.float32]]
 
 
 @contextmanager
@@ -43,6 +44,14 @@ def isolated_random(seed: int) -> Iterator[None]:
         np.random.set_state(kept[1])  # noqa: NPY002
         torch.set_rng_state(kept[2])
         torch.set_num_threads(threads)
+
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
+
+
+def _network(config: DrlConfig) -> dict[str, Any]:
+    """Return the shape of the networks, as Stable-Baselines3's policies take it."""
+    return {"net_arch": list(config.hidden), "activation_fn": ACTIVATIONS[config.activation]}
 
 
 class FlatReplayBuffer(ReplayBuffer):
@@ -84,6 +93,9 @@ class FlatReplayBuffer(ReplayBuffer):
 class Dqn(DQN):
     """DQN whose replay ratio and exploration do not depend on the number of environments."""
 
+    deciding = ("q_net.",)
+    """What the names of the weights begin with that deciding needs."""
+
     def __init__(self, config: DqnConfig, env: VecEnv, seed: int) -> None:
         """Build the networks."""
         super().__init__(
@@ -98,7 +110,7 @@ class Dqn(DQN):
             replay_buffer_class=FlatReplayBuffer,
             target_update_interval=max(config.target_update, env.num_envs),
             max_grad_norm=config.max_grad_norm,
-            policy_kwargs={"net_arch": list(config.hidden)},
+            policy_kwargs=_network(config),
             seed=seed,
             device="cpu",
         )
@@ -119,6 +131,14 @@ class Dqn(DQN):
         chances = np.full(greedy.shape, epsilon / greedy.shape[1])
         chances[np.arange(len(greedy)), greedy.argmax(axis=1)] += 1 - epsilon
         return chances
+
+    def take(self, state: Weights) -> bool:
+        """Take over weights; return whether learning can go on from them."""
+        given = {name: torch.from_numpy(array) for name, array in state.items()}
+        # in a file without target network, the network itself stands for it
+        target = {f"q_net_target.{k[6:]}": v for k, v in given.items() if k.startswith("q_net.")}
+        self.policy.load_state_dict(target | given)
+        return True
 
     def replay(self, features: Features, actions: NDArray[Any], rewards: Floats) -> None:
         """Learn from logged decisions, each as an episode of its own (no later reward)."""
@@ -153,7 +173,17 @@ class Dqn(DQN):
 class _OnPolicy:
     """What PPO and A2C share."""
 
+    deciding = ("mlp_extractor.policy_net.", "action_net.")
     policy: Any
+
+    def take(self, state: Weights) -> bool:
+        """Take over weights; return whether learning can go on from them: not without critic."""
+        given = {name: torch.from_numpy(array) for name, array in state.items()}
+        own = self.policy.state_dict()
+        whole: bool = own.keys() == given.keys()
+        critic = {} if whole else {k: v for k, v in own.items() if not k.startswith(self.deciding)}
+        self.policy.load_state_dict(critic | given)
+        return whole
 
     def preferences(self, features: Features) -> Floats:
         """Return the policy's probabilities."""
@@ -200,7 +230,7 @@ class Ppo(_OnPolicy, PPO):
                 ent_coef=config.entropy,
                 vf_coef=config.value_weight,
                 max_grad_norm=config.max_grad_norm,
-                policy_kwargs={"net_arch": list(config.hidden), "activation_fn": nn.Tanh},
+                policy_kwargs=_network(config),
                 seed=seed,
                 device="cpu",
             )
@@ -221,7 +251,7 @@ class A2c(_OnPolicy, A2C):
             ent_coef=config.entropy,
             vf_coef=config.value_weight,
             max_grad_norm=config.max_grad_norm,
-            policy_kwargs={"net_arch": list(config.hidden), "activation_fn": nn.Tanh},
+            policy_kwargs=_network(config),
             seed=seed,
             device="cpu",
         )

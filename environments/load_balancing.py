@@ -111,14 +111,14 @@ class LoadBalancingVectorEnv(BatchedEnv):
     def _arrival(self, item: Ints) -> Floats:
         """Return when request ``item`` arrives, seconds since the episode began, ``(E,)``."""
         times = self.requests.arrival_s
-        return times[self._first + item] - times[self._first]
+        return np.asarray(times[self._first + item] - times[self._first])
 
     def _tokens(self) -> Floats:
-        return self.requests.tokens[self._first + self._item()]
+        return np.asarray(self.requests.tokens[self._first + self._item()])
 
     @property
     def _waiting(self) -> Ints:
-        return np.maximum(self.queues.in_system - self._slots, 0)
+        return np.asarray(np.maximum(self.queues.in_system - self._slots, 0))
 
     def _observe(self) -> NDArray[Any]:
         queues = self.queues

@@ -58,7 +58,7 @@ def _server(config: LoadBalancingConfig, label: str, action: int) -> list[Column
     own = servers[action]
     at_once = own.slots if config.start_rule == "slots" else 1
     edges = tuple(share * config.slo_s * own.tokens_per_s * at_once for share in LOAD_EDGES)
-    highs = {
+    scales = {
         "Waiting": ("requests", MOST_WAITING),
         "Load": ("tokens", MOST_LOAD_S * own.tokens_per_s * own.slots),
         "Response": ("s", MOST_RESPONSE_S),
@@ -66,10 +66,10 @@ def _server(config: LoadBalancingConfig, label: str, action: int) -> list[Column
         "Speed": ("tokens/s", max(s.tokens_per_s for s in servers)),
         "Slots": ("requests", float(max(s.slots for s in servers))),
     }
-    words = {"Load": (edges, LOADS)}
-    return [
-        Quantity(
-            f"{label} {role.lower()}", unit, 0.0, high, *words.get(role, ((), ())), action, role
-        )
-        for role, (unit, high) in ((role, highs[role]) for role in ROLES)
-    ]
+    columns: list[Column] = []
+    for role in ROLES:
+        unit, high = scales[role]
+        bounds, words = (edges, LOADS) if role == "Load" else ((), ())
+        name = f"{label} {role.lower()}"
+        columns.append(Quantity(name, unit, 0.0, high, bounds, words, action, role))
+    return columns

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import threading
 import time
 import warnings
-from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,16 +14,17 @@ from numpy.typing import NDArray
 
 from icl_optimizer.agent_file import FORMAT_VERSION, read_agent
 from icl_optimizer.deciders import Answer
-from icl_optimizer.decision import Decision, MadeBy, Outcome, Situations
+from icl_optimizer.decision import Outcome
 from icl_optimizer.environments.base import BatchedEnv
 from icl_optimizer.errors import ConfigurationError, ModelError, PromptShortenedWarning
 from icl_optimizer.experience import Example, ExperiencePool
-from icl_optimizer.exploration import NO_TRIAL, Trial
+from icl_optimizer.exploration import Trial
 from icl_optimizer.icl_config import ICLConfig, make_decider
+from icl_optimizer.judging import AskingPolicy, Judgement, Rows
 from icl_optimizer.llm.base import LanguageModel
 from icl_optimizer.llm.chain import watched
 from icl_optimizer.llm.errors import PromptTooLongError
-from icl_optimizer.policy import Policy, one_hot, rows_of
+from icl_optimizer.policy import one_hot
 from icl_optimizer.problem import Context, Problem
 from icl_optimizer.prompting import PromptBuilder
 from icl_optimizer.selection import (
@@ -42,23 +37,11 @@ from icl_optimizer.selection import (
 )
 from icl_optimizer.summaries import summaries
 
-
-@dataclass(frozen=True)
-class _Batch:
-    """Situations on their way to a decision, in order."""
-
-    contexts: list[Context]
-    rows: list[NDArray[Any] | None]
-    trials: list[Trial]
-
-    @property
-    def to_judge(self) -> list[Context]:
-        """What exploration does not force."""
-        pairs = zip(self.contexts, self.trials, strict=True)
-        return [context for context, trial in pairs if not trial.forced]
+FEW_KEYWORDS = 4
+"""Keywords that are chosen anew at every outcome; more, when outcomes have grown by a tenth."""
 
 
-class ICLAgent(Policy):
+class ICLAgent(AskingPolicy):
     """Decides by asking a language model with examples from its own experience.
 
     Zhou et al. 2024, Section III: task description, examples and query go into the prompt, the
@@ -94,12 +77,7 @@ class ICLAgent(Policy):
         self.pool = ExperiencePool(
             problem, self.config.replay, capacity=self.config.capacity, ageing=self.config.ageing
         )
-        self.made_by: Counter[str] = Counter()
-        self.failures: Counter[str] = Counter()
-        self.asked = 0
-        self.latencies: list[float] = []
         self._explored = 0
-        self._lock = threading.RLock()  # calls of adecide ask in threads of their own
 
     def _configure(self, config: ICLConfig) -> None:
         """Take over ``config``; what was answered with other options is forgotten."""
@@ -109,48 +87,19 @@ class ICLAgent(Policy):
         self.decider = make_decider(config, self.model, self.builder)
         self._cache: dict[tuple[Any, ...], Answer] = {}
         self._shown: tuple[int, Keywords, list[Example]] | None = None
+        self._selected: tuple[int, Keywords] | None = None
         self._limit = config.max_examples
 
-    def decide(self, situations: Situations, *, explore: bool = False) -> list[Decision]:
-        """Decide for observations ``(n, columns)`` or contexts; see :class:`Policy`."""
-        batch = self._open(situations, explore)
-        return self._close(batch, self._ask(batch.to_judge))
-
-    async def adecide(self, situations: Situations, *, explore: bool = False) -> list[Decision]:
-        """Decide without blocking the event loop; at most ``in_flight`` calls ask at once.
-
-        Decisions come back in the order of ``situations``. Outcomes may be given to
-        :meth:`update` meanwhile; a decision uses the experience there was when it was asked for.
-        """
-        batch = self._open(situations, explore)
-        loop = asyncio.get_running_loop()
-        return self._close(
-            batch, await loop.run_in_executor(self._threads, self._ask, batch.to_judge)
-        )
+    @property
+    def in_flight(self) -> int:
+        """Most calls of :meth:`adecide` that ask the model at once."""
+        return self.config.in_flight
 
     def update(self, outcomes: Sequence[Outcome]) -> None:
         """Take outcomes into the pool."""
         with self._lock:
             for outcome in outcomes:
                 self.pool.add(outcome)
-
-    @cached_property
-    def _threads(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(self.config.in_flight, thread_name_prefix="icl-decide")
-
-    def _open(self, situations: Situations, explore: bool) -> _Batch:
-        """Put situations into words and see what exploration says about each."""
-        contexts, rows = self.contexts(situations), rows_of(situations)
-        trials = [self._try(context) if explore else NO_TRIAL for context in contexts]
-        return _Batch(contexts, rows, trials)
-
-    def _close(self, batch: _Batch, judged: list[tuple[Answer, float, int]]) -> list[Decision]:
-        """Return the decisions of a batch, given the answers to what was to be judged."""
-        answers = iter(judged)
-        return [
-            self._decision(context, row, trial, None if trial.forced else next(answers))
-            for context, row, trial in zip(batch.contexts, batch.rows, batch.trials, strict=True)
-        ]
 
     def log_values(self) -> dict[str, float]:
         """Return epsilon, pool size and model calls."""
@@ -224,8 +173,8 @@ class ICLAgent(Policy):
         self._explored += 1
         return trial
 
-    def _ask(self, contexts: Sequence[Context]) -> list[tuple[Answer, float, int]]:
-        """Return answer, seconds and prompt tokens for each context."""
+    def _judge(self, contexts: Sequence[Context], rows: Rows) -> list[Judgement]:
+        """Return the model's answer for each context, from the cache where it has one."""
         if not contexts:
             return []
         started = time.perf_counter()
@@ -252,7 +201,7 @@ class ICLAgent(Policy):
         results = []
         for query in queries:
             answer = known.get(query) or fresh[query]
-            results.append((answer, seconds, 0 if query in known else tokens))
+            results.append(_judgement(answer, seconds, 0 if query in known else tokens))
             if self.config.cache:
                 known[query] = answer.again()
         return results
@@ -308,12 +257,25 @@ class ICLAgent(Policy):
             everything = self.problem.keywords
             keywords = everything
             if self.config.select_keywords and examples and self.pool.replay != "latest":
-                keywords = relevant_keywords(examples, len(self.problem.labels))
+                keywords = self._relevant(examples)
                 examples = summarise(examples, keywords)
             if self._sums_up:
                 examples = list(summaries(self.pool.tallies, keywords, self.config.levels))
             self._shown = (self.pool.received, keywords, list(examples))
         return self._shown[1], self._shown[2]
+
+    def _relevant(self, examples: list[Example]) -> Keywords:
+        """Return the keywords that matter; of many, those found at the last thorough look."""
+        many = len(self.problem.keywords) > FEW_KEYWORDS
+        counted = self.pool.counted
+        if many and self._selected is not None:
+            then, keywords = self._selected
+            # fewer than then: the pool has begun anew
+            if then <= counted and 10 * counted < 11 * then:
+                return keywords
+        keywords = relevant_keywords(examples, len(self.problem.labels))
+        self._selected = counted, keywords
+        return keywords
 
     def _orders(self, examples: list[Example], query: Context) -> list[list[Example]]:
         if self.pool.replay == "latest":
@@ -323,40 +285,11 @@ class ICLAgent(Policy):
         seeds = range(self.seed * 97, self.seed * 97 + self.config.orders)
         return [arrange(examples, self.config.order, seed) for seed in seeds]
 
-    def _decision(
-        self,
-        context: Context,
-        row: NDArray[Any] | None,
-        trial: Trial,
-        asked: tuple[Answer, float, int] | None,
-    ) -> Decision:
-        """Return the decision that exploration (``trial``) or the model (``asked``) takes."""
-        count = len(self.problem.labels)
-        answer, seconds, tokens = asked or (None, 0.0, 0)
-        greedy = one_hot(int(np.argmax(answer.probabilities)), count) if answer else [0.0] * count
-        made_by: MadeBy
-        if trial.proposed is not None:
-            action, made_by = trial.proposed[0], "explore"
-            probabilities = tuple(trial.proposed[1])
-        else:
-            assert answer is not None, "what is not forced was asked"
-            action, made_by = int(np.argmax(answer.probabilities)), answer.made_by
-            probabilities = answer.probabilities
-        if asked:
-            self.latencies.append(seconds)
-        self.made_by[made_by] += 1
-        return Decision(
-            next(self._ids),
-            action,
-            self.problem.labels[action],
-            probabilities,
-            made_by,
-            context,
-            trial.propensity(action, greedy),
-            None if row is None else tuple(float(v) for v in row),
-            seconds,
-            tokens,
-        )
+
+def _judgement(answer: Answer, seconds: float, tokens: int) -> Judgement:
+    """Return the decision with the highest probability, and what it took."""
+    action = int(np.argmax(answer.probabilities))
+    return Judgement(action, answer.probabilities, answer.made_by, seconds, tokens)
 
 
 __all__ = ["ICLAgent", "ICLConfig", "read_agent"]

@@ -11,8 +11,13 @@ from icl_optimizer.errors import ConfigurationError
 FORMAT_VERSION = 1
 
 
-def read_agent(path: str | Path) -> dict[str, Any]:
-    """Return a saved agent's data, or raise when it is not one of this format version."""
+def read_agent(path: str | Path, kind: str = "examples") -> dict[str, Any]:
+    """Return a saved agent's data, or raise when it is not one of this format version.
+
+    Args:
+        path: The file.
+        kind: What the agent goes by: ``examples``, or ``forecast`` for one that foresees.
+    """
     try:
         data = json.loads(Path(path).read_text())
     except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -24,6 +29,10 @@ def read_agent(path: str | Path) -> dict[str, Any]:
             f"saved agent '{path}' has format version {data.get('format_version')}; "
             f"allowed: {FORMAT_VERSION}. Train it again with this version."
         )
-    # saved before a pool could age: it goes on as it did
-    data["config"].setdefault("ageing", "none")
+    found = data.setdefault("kind", "examples")
+    if found != kind:
+        raise ConfigurationError(f"saved agent '{path}' has kind {found}; allowed: {kind}.")
+    if kind == "examples":
+        # saved before a pool could age: it goes on as it did
+        data["config"].setdefault("ageing", "none")
     return data

@@ -4,60 +4,59 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from icl_optimizer.agent_file import FORMAT_VERSION, read_agent
-from icl_optimizer.decision import Decision, MadeBy, Situations
+from icl_optimizer.decision import MadeBy, Outcome
 from icl_optimizer.environments.base import BatchedEnv
 from icl_optimizer.errors import ConfigurationError, ModelError
-from icl_optimizer.exploration import Exploration
-from icl_optimizer.forecast import Forecast, ForecastRule
-from icl_optimizer.forecasting import EXPLORATION, ForecastingPolicy
+from icl_optimizer.forecast import Floats, Forecast
+from icl_optimizer.forecast_config import ForecastConfig
+from icl_optimizer.forecasting import ForecastingPolicy
+from icl_optimizer.judging import AskingPolicy, Judgement, Rows
 from icl_optimizer.llm.base import LanguageModel
 from icl_optimizer.llm.chain import watched
 from icl_optimizer.outcomes import OutcomeTable
 from icl_optimizer.problem import Context, Problem
 from icl_optimizer.prompting import PromptBuilder
-from icl_optimizer.row_reader import LEVELS, Cell, RowReader
+from icl_optimizer.row_reader import Cell, RowReader
+from icl_optimizer.word_reader import WordReader
 
 
-class ForecastConfig(BaseModel):
-    """Options of the in-context agent that foresees."""
+@dataclass(frozen=True)
+class _Questions:
+    """What is to be found out about the decisions in ``n`` situations.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    Attributes:
+        seen: What the table expects of them.
+        prompts: One per situation and decision, ``n`` times ``labels``.
+        known: Answers kept from earlier, by prompt.
+        worth: What each word for a chance is worth, ``(levels,)``.
+        succeeded: Of the outcomes seen in each cell, how many were feasible, ``(n, labels)``.
+        count: How many were seen, ``(n, labels)``.
+    """
 
-    exploration: Exploration = Field(EXPLORATION, description="When to try decisions.")
-    rule: ForecastRule = Field(ForecastRule(), description="How decisions follow from forecasts.")
-    levels: int = Field(2, description="Words for chances: 2, 3 or 5.")
-    passes: int = Field(2, ge=1, le=4, description="Times that a row of outcomes is shown.")
-    prior: float = Field(
-        3.0,
-        ge=0,
-        le=100,
-        description="Outcomes that the model's word counts for beside those seen in the same "
-        "situation; 0: its word alone.",
-    )
-    cache: bool = Field(True, description="Reuse the answer to an identical prompt.")
-    on_failure: Literal["table", "stop"] = Field(
-        "table", description="When no model answers: go by what was seen on average, or stop."
-    )
+    seen: Forecast
+    prompts: list[list[str]]
+    known: dict[str, Floats]
+    worth: Floats
+    succeeded: Floats
+    count: Floats
 
-    @field_validator("levels")
-    @classmethod
-    def _known_levels(cls, value: int) -> int:
-        if value not in LEVELS:
-            raise ValueError(f"allowed: {', '.join(map(str, LEVELS))}")
-        return value
+    @property
+    def new(self) -> list[str]:
+        """The prompts without an answer, each once."""
+        return [p for p in dict.fromkeys(chain(*self.prompts)) if p not in self.known]
 
 
-class ForecastAgent(ForecastingPolicy):
+class ForecastAgent(ForecastingPolicy, AskingPolicy):
     """Lets a language model foresee whether each decision will succeed; a rule takes the best.
 
     Direct choice among servers, or the largest of several numbers, is beyond small models;
@@ -72,13 +71,6 @@ class ForecastAgent(ForecastingPolicy):
         env: Environment to learn in, if any.
         seed: Seeds exploration.
         prompts: Folder with templates that replace shipped ones.
-
-    Attributes:
-        made_by: How often a decision was made by the model, from kept answers, by exploration, or
-            by a fallback.
-        failures: Queries whose request failed, by kind.
-        asked: Distinct queries that the model was to answer.
-        latencies: Seconds per decision that was not forced by exploration.
     """
 
     name = "icl-predict"
@@ -104,34 +96,29 @@ class ForecastAgent(ForecastingPolicy):
             problem, rule=config.rule, exploration=config.exploration, env=env, seed=seed
         )
         self.model, self.prompts = model, prompts
-        self.made_by: Counter[str] = Counter()
-        self.failures: Counter[str] = Counter()
-        self.latencies: list[float] = []
-        self._tokens: list[int] = []
         self._configure(config)
 
     def _configure(self, config: ForecastConfig) -> None:
         self.config, self.rule, self.exploration = config, config.rule, config.exploration
         builder = PromptBuilder(self.problem, folder=self.prompts)
-        self.reader = RowReader(
-            self.model, builder, levels=config.levels, passes=config.passes, cache=config.cache
-        )
+        self.rows = RowReader(builder, config.levels, config.passes, config.cache)
+        self.words = WordReader(self.model, self.rows.words)
 
     @property
-    def asked(self) -> int:
-        """Distinct prompts that the model was to answer."""
-        return self.reader.counts.asked
+    def in_flight(self) -> int:
+        """Most calls of :meth:`adecide` that ask the model at once."""
+        return self.config.in_flight
 
-    def decide(self, situations: Situations, *, explore: bool = False) -> list[Decision]:
-        """Decide for observations or contexts; see :class:`ForecastingPolicy`."""
-        decisions = super().decide(situations, explore=explore)
-        self.made_by.update(d.made_by for d in decisions)
-        return decisions
+    def update(self, outcomes: Sequence[Outcome]) -> None:
+        """Take outcomes, which may come long after their decisions, into the experience."""
+        with self._lock:
+            super().update(outcomes)
 
     def prompt(self, situation: Context | NDArray[Any]) -> str:
         """Return the prompts about each decision in this situation."""
         context = situation if isinstance(situation, Context) else self.problem.describe(situation)
-        return "\n\n".join(self.reader.prompt(self.table, cell) for cell in self._cells(context))
+        with self._lock:
+            return "\n\n".join(self._prompts(self._cells(context)))
 
     def save(self, path: str | Path) -> None:
         """Write the agent as JSON; the model itself is named, not stored."""
@@ -153,9 +140,8 @@ class ForecastAgent(ForecastingPolicy):
 
     def load(self, path: str | Path) -> Self:
         """Take over configuration and experience from :meth:`save`; the model stays."""
-        data = read_agent(path)
+        data = read_agent(path, "forecast")
         for name, mine in (
-            ("kind", "forecast"),
             ("problem", self.problem.name),
             ("labels", list(self.problem.labels)),
             ("keywords", list(self.problem.keywords)),
@@ -174,53 +160,100 @@ class ForecastAgent(ForecastingPolicy):
         """Return epsilon, situations seen and model calls."""
         return super().log_values() | {"icl/llm_calls": float(self.model.usage.calls)}
 
-    def _judge(
-        self, contexts: Sequence[Context], rows: Sequence[NDArray[Any] | None]
-    ) -> list[tuple[int, list[float], MadeBy]]:
+    def _judge(self, contexts: Sequence[Context], rows: Rows) -> list[Judgement]:
         if not contexts:
             return []
         started = time.perf_counter()
-        needed = [[self._prompt(cell) for cell in self._cells(c)] for c in contexts]
-        known = [all(self.reader.known(p) for p in prompts) for prompts in needed]
-        failed = self.failures.total()
-        with watched(self.model):
-            judged = super()._judge(contexts, rows)
+        # of these situations alone, whatever other threads ask meanwhile
+        with watched(self.model) as used:
+            forecast, made_by = self._foresee(contexts)
         seconds = (time.perf_counter() - started) / len(contexts)
-        self.latencies += [seconds] * len(contexts)
-        if self.failures.total() > failed:
-            return [(action, share, "fallback") for action, share, _ in judged]
-        made: list[MadeBy] = ["cache" if k else "llm" for k in known]
-        pairs = zip(judged, made, strict=True)
-        return [(action, share, made_by) for (action, share, _), made_by in pairs]
+        tokens = sum(usage.prompt_tokens for usage in used) // len(contexts)
+        pairs = zip(self._choose(forecast), made_by, strict=True)
+        return [
+            judged._replace(made_by=made, seconds=seconds, tokens=0 if made == "cache" else tokens)
+            for judged, made in pairs
+        ]
 
-    def _forecast(
-        self, contexts: Sequence[Context], rows: Sequence[NDArray[Any] | None]
-    ) -> Forecast:
-        seen = self.table.forecast(contexts)
-        cells = [cell for context in contexts for cell in self._cells(context)]
-        prompts = [self._prompt(cell) for cell in cells]
+    def _forecast(self, contexts: Sequence[Context], rows: Rows) -> Forecast:
+        return self._foresee(contexts)[0]
+
+    def _foresee(self, contexts: Sequence[Context]) -> tuple[Forecast, list[MadeBy]]:
+        """Return what to expect of every decision, and who said so."""
+        with self._lock:
+            questions = self._questions(contexts)
+        new = questions.new
+        self.asked += len(new)
+        fresh = self._ask(new)
+        none = np.full(self.config.levels, np.nan)
+        answers = questions.known | dict.fromkeys(new, none) | fresh
+        with self._lock:
+            self.rows.keep(fresh)
+        told = np.array([[answers[p] for p in prompts] for prompts in questions.prompts])
+        forecast = self._with_seen(questions, told @ questions.worth)
+        return forecast, self._made_by(questions.prompts, set(new), answers)
+
+    def _questions(self, contexts: Sequence[Context]) -> _Questions:
+        cells = [self._cells(context) for context in contexts]
+        prompts = [self._prompts(row) for row in cells]
+        kept = {p: self.rows.kept(p) for p in chain(*prompts)}
+        tallies = [[self.table.tally(*cell) for cell in row] for row in cells]
+        shape = len(contexts), len(self.problem.labels)
+        return _Questions(
+            self.table.forecast(contexts),
+            prompts,
+            {p: answer for p, answer in kept.items() if answer is not None},
+            self.rows.worth(self.table),
+            np.array([[float(t.succeeded) for t in row] for row in tallies]).reshape(shape),
+            np.array([[float(t.count) for t in row] for row in tallies]).reshape(shape),
+        )
+
+    def _ask(self, prompts: list[str]) -> dict[str, Floats]:
+        """Return the probability of each word by prompt; NaN where asking again is of no use.
+
+        What failed for the time being is left out.
+        """
         try:
-            told = self.reader.chances(self.table, prompts)
+            return dict(zip(prompts, self.words.ask(prompts), strict=True))
         except ModelError as error:
             if self.config.on_failure == "stop":
                 raise
-            self.failures[error.kind] += len(contexts)
-            return seen
-        chance = self._with_seen(cells, told).reshape(seen.chance.shape)
+            if len(prompts) > 1 and error.kind != "open":
+                # one that failed must not cost the others their answers
+                return dict(chain(*(self._ask([prompt]).items() for prompt in prompts)))
+            self.failures[error.kind] += len(prompts)
+            if error.retryable or error.kind == "open":
+                return {}
+            return dict.fromkeys(prompts, np.full(self.config.levels, np.nan))
+
+    def _with_seen(self, questions: _Questions, told: Floats) -> Forecast:
+        """Return the model's chances and what was seen of the same cells, taken together."""
+        seen, prior = questions.seen, self.config.prior
+        if prior > 0:
+            told = (questions.succeeded + prior * told) / (questions.count + prior)
+        chance = np.where(np.isnan(told), seen.chance, told)
         return Forecast(chance, seen.reward, seen.otherwise, seen.seconds)
 
-    def _with_seen(self, cells: Sequence[Cell], told: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the model's chances and what was seen of the same cells, taken together."""
-        if self.config.prior == 0:
-            return told
-        tallies = [self.table.tally(*cell) for cell in cells]
-        succeeded = np.array([t.succeeded for t in tallies])
-        count = np.array([t.count for t in tallies])
-        return np.asarray((succeeded + self.config.prior * told) / (count + self.config.prior))
+    def _made_by(
+        self, prompts: Sequence[Sequence[str]], new: set[str], answers: dict[str, Floats]
+    ) -> list[MadeBy]:
+        """Return for each situation whether the model was asked, and answered all."""
+        made: list[MadeBy] = []
+        for row in prompts:
+            if any(np.isnan(answers[p]).any() for p in row):
+                made.append("fallback")
+            else:
+                made.append("cache" if new.isdisjoint(row) else "llm")
+            if self.config.cache:
+                new = new.difference(row)
+        return made
 
     def _cells(self, context: Context) -> list[Cell]:
         shared, own = self.table.words(context)
         return [Cell(action, shared, own[action]) for action in range(len(self.problem.labels))]
 
-    def _prompt(self, cell: Cell) -> str:
-        return self.reader.prompt(self.table, cell)
+    def _prompts(self, cells: Sequence[Cell]) -> list[str]:
+        return [self.rows.prompt(self.table, cell) for cell in cells]
+
+
+__all__ = ["ForecastAgent", "ForecastConfig"]

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from icl_optimizer.decision import Decision, MadeBy, Outcome, Situations
+from icl_optimizer.decision import Outcome, Situations
 from icl_optimizer.environments.base import BatchedEnv
-from icl_optimizer.exploration import NO_TRIAL, Exploration, Trial
+from icl_optimizer.exploration import Exploration, Trial
 from icl_optimizer.forecast import Floats, Forecast, ForecastRule
+from icl_optimizer.judging import Judgement, JudgingPolicy, Rows
 from icl_optimizer.outcomes import OutcomeTable
-from icl_optimizer.policy import Policy, one_hot, rows_of
+from icl_optimizer.policy import rows_of
 from icl_optimizer.problem import Context, Problem
 
 EXPLORATION = Exploration(start=0.3, end=0.1, steps=100)
@@ -23,8 +22,11 @@ DUMP = "dump"
 """Label of a decision that is made for hopeless requests."""
 
 
-class ForecastingPolicy(Policy):
+class ForecastingPolicy(JudgingPolicy):
     """Foresees chance and reward of each decision; a rule takes the best expected one.
+
+    The ``probabilities`` of its decisions are shares of the expected rewards above the worst one's;
+    the decision taken is the rule's.
 
     A subclass says what it foresees in :meth:`_forecast`; exploration, experience per decision
     and rule are the same for all, so that tables show what the forecasts are worth.
@@ -55,30 +57,12 @@ class ForecastingPolicy(Policy):
         self._dump = problem.labels.index(DUMP) if DUMP in problem.labels else None
 
     @abstractmethod
-    def _forecast(
-        self, contexts: Sequence[Context], rows: Sequence[NDArray[Any] | None]
-    ) -> Forecast:
+    def _forecast(self, contexts: Sequence[Context], rows: Rows) -> Forecast:
         """Return what is expected of every decision in ``n`` situations."""
 
     def forecast(self, situations: Situations) -> Forecast:
         """Return what is expected of every decision, for observations or contexts."""
         return self._forecast(self.contexts(situations), rows_of(situations))
-
-    def decide(self, situations: Situations, *, explore: bool = False) -> list[Decision]:
-        """Decide for observations or contexts; see :class:`Policy`.
-
-        ``probabilities`` are shares of the expected rewards above the worst one's; the decision
-        taken is the rule's. ``propensity`` is the chance over both ways, exploring and not.
-        """
-        contexts, rows = self.contexts(situations), rows_of(situations)
-        trials = [self._try(context) if explore else NO_TRIAL for context in contexts]
-        judged = [i for i, trial in enumerate(trials) if not trial.forced]
-        own = self._judge([contexts[i] for i in judged], [rows[i] for i in judged])
-        taken = dict(zip(judged, own, strict=True))
-        return [
-            self._decision(contexts[i], rows[i], trial, taken.get(i))
-            for i, trial in enumerate(trials)
-        ]
 
     def update(self, outcomes: Sequence[Outcome]) -> None:
         """Take outcomes, which may come long after their decisions, into the experience."""
@@ -98,35 +82,16 @@ class ForecastingPolicy(Policy):
         self.explored += 1
         return trial
 
-    def _judge(
-        self, contexts: Sequence[Context], rows: Sequence[NDArray[Any] | None]
-    ) -> list[tuple[int, list[float], MadeBy]]:
-        """Return the decision that the rule takes, the share of each, and how it was made."""
+    def _judge(self, contexts: Sequence[Context], rows: Rows) -> list[Judgement]:
         if not contexts:
             return []
-        forecast = self._forecast(contexts, rows)
-        chosen = self.rule.choose(forecast, self._dump)
-        pairs = zip(chosen, shares(forecast.value), strict=True)
-        return [(int(action), share.tolist(), "rule") for action, share in pairs]
+        return self._choose(self._forecast(contexts, rows))
 
-    def _decision(
-        self,
-        context: Context,
-        row: NDArray[Any] | None,
-        trial: Trial,
-        own: tuple[int, list[float], MadeBy] | None,
-    ) -> Decision:
-        """Return the decision that exploration (``trial``) or judgement (``own``) takes."""
-        count = len(self.problem.labels)
-        greedy = [0.0] * count if own is None else one_hot(own[0], count)
-        if trial.proposed is not None:
-            action, chances = trial.proposed
-            made_by: MadeBy = "explore"
-        else:
-            assert own is not None, "what is not forced was judged"
-            action, chances, made_by = own
-        propensity = trial.propensity(action, greedy)
-        return self.rule_decision(context, action, chances, row, made_by, propensity)
+    def _choose(self, forecast: Forecast) -> list[Judgement]:
+        """Return the decisions that the rule takes, with the share of each."""
+        chosen = self.rule.choose(forecast, self._dump)
+        pairs = zip(chosen.tolist(), shares(forecast.value).tolist(), strict=True)
+        return [Judgement(action, tuple(share), "rule") for action, share in pairs]
 
 
 def shares(values: Floats) -> Floats:

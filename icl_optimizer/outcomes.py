@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -66,10 +66,12 @@ class OutcomeTable:
         self.received = 0
         self._tallies: dict[Group, OutcomeTally] = {}
         self._split: dict[Context, tuple[Words, tuple[Words, ...]]] = {}
+        self._cells: dict[tuple[int, Words, Words], list[OutcomeTally]] = {}
+        self._coarse: dict[tuple[int, Words], float] = {}
 
     def __len__(self) -> int:
         """Return how many decisions were seen in different situations of their own."""
-        return sum(group[0] == "cell" for group in self._tallies)
+        return len(self._cells)
 
     def add(self, outcome: Outcome) -> None:
         """Take one outcome in; censored ones count for nothing."""
@@ -80,8 +82,22 @@ class OutcomeTable:
 
     def _count(self, action: int, shared: Words, own: Words, reward: float, feasible: bool) -> None:
         self.received += 1
-        for group in _groups(action, shared, own):
-            self._tallies.setdefault(group, OutcomeTally()).add(reward, feasible)
+        self._coarse.clear()
+        for tally in self._tallies_of(action, shared, own):
+            tally.add(reward, feasible)
+
+    def _tallies_of(self, action: int, shared: Words, own: Words) -> list[OutcomeTally]:
+        """Return the tallies that an outcome belongs to, new ones where there are none yet."""
+        known = self._cells.get((action, shared, own))
+        if known is None:
+            groups: tuple[Group, ...] = (
+                ("cell", action, shared, own),
+                ("task", action, shared),
+                *_coarse_groups(action, own),
+            )
+            known = [self._tallies.setdefault(group, OutcomeTally()) for group in groups]
+            self._cells[action, shared, own] = known
+        return known
 
     def words(self, context: Context) -> tuple[Words, tuple[Words, ...]]:
         """Return the words that all decisions share, and the own words of each."""
@@ -105,11 +121,18 @@ class OutcomeTable:
 
     def chance(self, action: int, shared: Words, own: Words) -> float:
         """Return the estimated probability that the decision succeeds."""
-        estimate = 0.5
-        for group in reversed(_chance_groups(action, shared, own)):
-            tally = self._tallies.get(group, EMPTY)
-            estimate = (tally.succeeded + WEIGHT * estimate) / (tally.count + WEIGHT)
-        return estimate
+        coarse = self._coarse.get((action, own))
+        if coarse is None:
+            coarse = 0.5
+            for group in _coarse_groups(action, own):
+                coarse = self._share(group, coarse)
+            self._coarse[action, own] = coarse
+        return self._share(("cell", action, shared, own), coarse)
+
+    def _share(self, group: Group, coarser: float) -> float:
+        """Return the share of successes in a group, towards what coarser ones say."""
+        tally = self._tallies.get(group, EMPTY)
+        return (tally.succeeded + WEIGHT * coarser) / (tally.count + WEIGHT)
 
     def rewards(self, action: int, shared: Words) -> tuple[float, float]:
         """Return the estimated reward of the decision if it succeeds, and if it does not."""
@@ -147,16 +170,16 @@ class OutcomeTable:
             if ("level", own) in self._tallies
         ]
 
-    def cells(self) -> Iterator[tuple[int, Words, Words]]:
-        """Yield decision, shared and own words of every situation that was seen."""
-        return ((g[1], g[2], g[3]) for g in self._tallies if g[0] == "cell")
+    def cells(self) -> Collection[tuple[int, Words, Words]]:
+        """Return decision, shared and own words of every situation that was seen."""
+        return self._cells.keys()
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return everything as plain JSON values."""
         return [
-            {"action": group[1], "shared": group[2], "own": group[3], **asdict(tally)}
-            for group, tally in self._tallies.items()
-            if group[0] == "cell"
+            {"action": action, "shared": shared, "own": own}
+            | asdict(self.tally(action, shared, own))
+            for action, shared, own in self._cells
         ]
 
     @classmethod
@@ -165,25 +188,13 @@ class OutcomeTable:
         table = cls(problem)
         for row in rows:
             action, shared, own = row["action"], tuple(row["shared"]), tuple(row["own"])
-            for group in _groups(action, shared, own):
-                tally = table._tallies.setdefault(group, OutcomeTally())
+            for tally in table._tallies_of(action, shared, own):
                 for name in asdict(tally):
                     setattr(tally, name, getattr(tally, name) + row[name])
             table.received += row["count"]
         return table
 
 
-def _chance_groups(action: int, shared: Words, own: Words) -> tuple[Group, ...]:
-    """Return the groups that tell of a decision's success, the finest first."""
-    return (
-        ("cell", action, shared, own),
-        ("own", action, own),
-        ("level", own),
-        ("action", action),
-        ("all",),
-    )
-
-
-def _groups(action: int, shared: Words, own: Words) -> tuple[Group, ...]:
-    """Return every group that an outcome belongs to."""
-    return (*_chance_groups(action, shared, own), ("task", action, shared))
+def _coarse_groups(action: int, own: Words) -> tuple[Group, ...]:
+    """Return the groups that tell of a decision's success whatever is shared, coarsest first."""
+    return ("all",), ("action", action), ("level", own), ("own", action, own)

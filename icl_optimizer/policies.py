@@ -72,15 +72,20 @@ def make_policy(
     """
     spec = get_policy_spec(name)
     if not spec.suits(problem.name):
-        raise ConfigurationError(
-            f"policy '{name}' was asked about '{problem.name}'; "
-            f"allowed: {', '.join(spec.environments or ())}."
-        )
+        raise unsuitable(spec, problem.name)
     request = Request(name, problem, env, model, seed, prompts, options or {}, settings)
     try:
         return spec.factory(request)
     except ValidationError as error:
         raise invalid_fields(f"policy '{name}'", error) from error
+
+
+def unsuitable(spec: PolicySpec, problem: str) -> ConfigurationError:
+    """Return the error for a policy that is not made for the problem of this name."""
+    return ConfigurationError(
+        f"policy '{spec.name}' was asked about '{problem}'; "
+        f"allowed: {', '.join(spec.environments or ())}."
+    )
 
 
 __all__ = [
@@ -93,4 +98,5 @@ __all__ = [
     "make_policy",
     "options_of",
     "policy_names",
+    "unsuitable",
 ]

@@ -66,6 +66,9 @@ class PolicySpec:
         learns: Whether experience changes it.
         is_drl: Whether it is a deep-RL policy, which gets a budget of its own.
         budget: Decisions after which it has converged on offloading, with room to spare.
+        budgets: The same where it differs, by environment, or by environment and a setting as in
+            ``load-balancing scenario=nominal``.
+        envs: Sub-environments where their number differs, by environment.
         num_envs: Sub-environments that it learns in by default.
         in_sweeps: Whether a comparison evaluates it at further parameter points, too.
         environments: Problems it is made for; None for all.
@@ -82,6 +85,20 @@ class PolicySpec:
     num_envs: int = 1
     in_sweeps: bool = True
     environments: tuple[str, ...] | None = None
+    budgets: Mapping[str, int] = field(default_factory=dict)
+    envs: Mapping[str, int] = field(default_factory=dict)
+
+    def envs_in(self, environment: str) -> int:
+        """Return the number of sub-environments that the policy learns in by default."""
+        return self.envs.get(environment, self.num_envs)
+
+    def budget_in(self, environment: str, settings: Mapping[str, Any]) -> int:
+        """Return the policy's own budget in ``environment`` with ``settings``."""
+        for key, value in settings.items():
+            special = self.budgets.get(f"{environment} {key}={value}")
+            if special is not None:
+                return special
+        return self.budgets.get(environment, self.budget)
 
     def suits(self, problem: str) -> bool:
         """Return whether the policy can decide in the problem of this name."""

@@ -211,6 +211,14 @@ class Problem:
         """Return every combination of words of a decision's own columns, in their order."""
         return self._own_words[action]
 
+    def own_places(self, action: int) -> dict[tuple[str, ...], int]:
+        """Return the place of each combination among :meth:`own_words`."""
+        return self._own_places[action]
+
+    @cached_property
+    def _own_places(self) -> list[dict[tuple[str, ...], int]]:
+        return [{words: i for i, words in enumerate(row)} for row in self._own_words]
+
     @cached_property
     def _own_words(self) -> list[list[tuple[str, ...]]]:
         own = [[c for c in self.columns if c.spoken and c.action == a] for a in range(self.count)]

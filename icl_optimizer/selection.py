@@ -17,6 +17,8 @@ from icl_optimizer.problem import Context
 Keywords = tuple[str, ...]
 Order = Literal["alternating", "random", "similar", "nearest-again"]
 
+MOST_TOGETHER = 8
+"""Keywords of which every subset is looked at; among more, one is added after the other."""
 REPEATED = 2
 """Examples that ``order="nearest-again"`` shows once more."""
 PRIOR = 0.2
@@ -32,10 +34,33 @@ def relevant_keywords(examples: Sequence[Example], actions: int) -> Keywords:
     than needed counts against it. An example counts as often as its context was visited. Among
     equals the smaller subset wins. So keywords that do not matter leave the prompt, and ones that
     matter only jointly stay.
+
+    All subsets are looked at for up to :data:`MOST_TOGETHER` keywords. Beyond, the search begins
+    with the best keyword or pair and adds the one that helps most for as long as one does: what
+    matters only together with two others may then be missed.
     """
     names = tuple(examples[0].context) if examples else ()
+    if len(names) > MOST_TOGETHER:
+        return _added(examples, names, actions)
     subsets = [s for size in range(1, len(names) + 1) for s in combinations(names, size)]
     return max(subsets, key=lambda s: _evidence(examples, s, actions), default=names)
+
+
+def _added(examples: Sequence[Example], names: Keywords, actions: int) -> Keywords:
+    """Return the keywords found by forward selection, in the order of ``names``."""
+    start = [s for size in (1, 2) for s in combinations(names, size)]
+    evidence = {s: _evidence(examples, s, actions) for s in start}
+    best = max(start, key=lambda s: evidence[s])
+    reached = evidence[best]
+    while len(best) < len(names):
+        larger = [tuple(n for n in names if n in (*best, new)) for new in names if new not in best]
+        found, keywords = max(
+            ((_evidence(examples, s, actions), s) for s in larger), key=lambda pair: pair[0]
+        )
+        if found <= reached:
+            break
+        best, reached = keywords, found
+    return best
 
 
 def restrict(context: Context, keywords: Keywords) -> Context:

@@ -9,11 +9,13 @@ from typing import Any
 from icl_optimizer.agent import ICLAgent, ICLConfig
 from icl_optimizer.baselines.bandit import BanditPolicy
 from icl_optimizer.baselines.drl import DrlPolicy
-from icl_optimizer.baselines.drl_config import CONFIGS, PAPER, PAPER_BUDGETS, preset
+from icl_optimizer.baselines.drl_config import CONFIGS, PAPER, PAPER_BUDGETS, PAPER_ENVS, preset
 from icl_optimizer.baselines.embedding import EmbeddingPolicy
-from icl_optimizer.baselines.forecasters import KnnForecaster, LinearForecaster, TablePolicy
+from icl_optimizer.baselines.forecasters import TablePolicy
 from icl_optimizer.baselines.heuristics import ConstantPolicy, RandomPolicy
 from icl_optimizer.baselines.knn import KnnPolicy
+from icl_optimizer.baselines.knn_forecaster import KnnForecaster
+from icl_optimizer.baselines.linear_forecaster import LinearForecaster
 from icl_optimizer.baselines.minilm import MiniLmEncoder
 from icl_optimizer.baselines.oracle import OraclePolicy
 from icl_optimizer.baselines.queueing import (
@@ -234,11 +236,11 @@ def _drl(name: str, summary: str, budget: int, num_envs: int = 1) -> PolicySpec:
     return PolicySpec(name, summary, make_drl, is_drl=True, budget=budget, num_envs=num_envs)
 
 
-def _paper(name: str, summary: str, num_envs: int = 1) -> PolicySpec:
+def _paper(name: str, summary: str) -> PolicySpec:
     environments = tuple(PAPER[name])
     budgets = {key: n for key, n in PAPER_BUDGETS.items() if key.split()[0] in environments}
-    known = _drl(name, summary, max(budgets.values()), num_envs)
-    return replace(known, budgets=budgets, environments=environments)
+    known = _drl(name, summary, max(budgets.values()), num_envs=8)
+    return replace(known, budgets=budgets, envs=PAPER_ENVS, environments=environments)
 
 
 SHIPPED = (
@@ -258,8 +260,8 @@ SHIPPED = (
     ),
     _drl("a2c", "advantage actor-critic, common settings", 8000, num_envs=8),
     _paper("dqn-paper", "deep Q-learning, settings of the environment's paper"),
-    _paper("ppo-paper", "proximal policy optimisation, settings of the environment's paper", 8),
-    _paper("a2c-paper", "advantage actor-critic, settings of the environment's paper", 8),
+    _paper("ppo-paper", "proximal policy optimisation, settings of the environment's paper"),
+    _paper("a2c-paper", "advantage actor-critic, settings of the environment's paper"),
     PolicySpec("bandit", "mean reward per context and decision", make_bandit, budget=200),
     PolicySpec(
         "bandit-ageing", "bandit that forgets when rewards surprise", make_bandit, budget=200

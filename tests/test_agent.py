@@ -32,6 +32,7 @@ from icl_optimizer.llm.loading import load_llm
 from icl_optimizer.llm.scripted import FunctionLLM, ScriptedLLM
 from icl_optimizer.logs import log_to, read_outcomes, write_outcomes
 from icl_optimizer.problem import Category, Problem, Quantity
+from icl_optimizer.selection import relevant_keywords
 
 PROBLEM = tiny_problem()
 SCORE = {"decider": "score", "calibration": "none"}
@@ -85,6 +86,34 @@ def test_the_weight_leaves_the_prompt(prompts: Path) -> None:
     everything = taught(prompts, select_keywords=False).prompt(np.array([1.0, 0.2]))
     assert query_of(everything) == ("stone", "light")
     assert len(set(examples_of(everything))) == 6
+
+
+EACH = list(range(1, 51))
+BY_A_TENTH = [*range(1, 12), 13, 15, 17, 19, 21, 24, 27, 30, 33, 37, 41, 46]
+
+
+@pytest.mark.parametrize(("count", "looks"), [(4, EACH), (5, BY_A_TENTH)])
+def test_many_keywords_are_chosen_anew_as_outcomes_grow_by_a_tenth(
+    count: int, looks: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    columns = tuple(Category(f"k{i}", ("no", "yes"), 2) for i in range(count))
+    problem = Problem("tiny", ("left", "right"), columns, 5)
+    learner = agent(write_templates(tmp_path / "more"), problem=problem)
+    chosen: list[int] = []
+
+    def counted(examples: Any, actions: int) -> Any:
+        chosen.append(learner.pool.received)
+        return relevant_keywords(examples, actions)
+
+    monkeypatch.setattr("icl_optimizer.agent.relevant_keywords", counted)
+    rng = np.random.default_rng(0)
+    for i in range(50):
+        bits = rng.integers(2, size=count)
+        context = problem.describe(bits.astype(float))
+        learner.update([Outcome(i, context, i % 2, float(bits[0] == i % 2))])
+        learner.prompt(context)
+    assert chosen == looks
+    assert query_of(learner.prompt(context)) == (context["k0"],)
 
 
 def test_same_seed_same_decisions(prompts: Path) -> None:

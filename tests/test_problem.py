@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_env import WORDS, tiny_problem
 
+from icl_optimizer.columns import Column
+from icl_optimizer.environments.registry import make
 from icl_optimizer.errors import ConfigurationError
 from icl_optimizer.problem import Category, Context, Problem, Quantity
 
@@ -152,3 +154,92 @@ def test_labels_and_words_are_found_by_name() -> None:
     assert problem.context(["pear", "light"]) == problem.describe(np.array([2.0, 0.5]))
     with pytest.raises(ValueError, match="shorter"):
         problem.context(["pear"])
+
+
+def servers(*, dump: bool = False) -> Problem:
+    """Two servers, each with a queue (in words) and a speed (a number)."""
+    columns: list[Column] = [KIND]
+    for action, name in enumerate(("a", "b")):
+        columns += [
+            Quantity(f"{name} queue", "tasks", 0.0, 9.0, (1.0,), ("free", "busy"), action, "Queue"),
+            Quantity(f"{name} heat", "K", 0.0, 9.0, (5.0,), ("cool", "hot"), action, "Heat"),
+            Quantity(f"{name} speed", "1/s", 0.0, 9.0, (), (), action, "Speed"),
+        ]
+    return Problem("servers", ("a", "b", "dump") if dump else ("a", "b"), tuple(columns), 5)
+
+
+def test_a_context_is_split_into_shared_and_own_words() -> None:
+    problem = servers(dump=True)
+    context = problem.describe(np.array([2.0, 0, 7, 1, 3, 0, 2]))
+    assert problem.keywords == ("Kind", "a queue", "a heat", "b queue", "b heat")
+    shared, own = problem.split(context)
+    assert dict(shared) == {"Kind": "c"}
+    assert [dict(part) for part in own] == [
+        {"Queue": "free", "Heat": "hot"},
+        {"Queue": "busy", "Heat": "cool"},
+        {},
+    ]
+    assert tiny_problem().split(tiny_problem().context(["pear", "light"]))[1] == (
+        Context({}),
+        Context({}),
+    )
+
+
+def test_own_words_come_in_their_order() -> None:
+    problem = servers(dump=True)
+    expected = [("free", "cool"), ("free", "hot"), ("busy", "cool"), ("busy", "hot")]
+    assert problem.own_words(1) == expected
+    assert [problem.own_places(1)[words] for words in expected] == [0, 1, 2, 3]
+    assert problem.own_words(2) == [()]
+    assert (problem.by_action, tiny_problem().by_action) == (True, False)
+    assert problem.count == 3
+
+
+def test_roles_find_the_columns_of_the_decisions() -> None:
+    problem = servers(dump=True)
+    assert problem.role("Queue").tolist() == [1, 4]
+    assert problem.role("Speed").tolist() == [3, 6]
+    with pytest.raises(
+        ConfigurationError,
+        match="'servers' has no column 'Load' for a, b, dump; allowed: Heat, Queue, Speed",
+    ):
+        problem.role("Load")
+    # the first decisions have one, or it cannot be told which one a value belongs to
+    second = Problem("p", ("a", "b"), (KIND, problem.columns[4]), 1)
+    with pytest.raises(ConfigurationError, match="has no column 'Queue'"):
+        second.role("Queue")
+
+
+def test_own_columns_belong_to_a_label() -> None:
+    queue = Quantity("q", "tasks", 0.0, 1.0, (), (), 2, "Queue")
+    with pytest.raises(ConfigurationError, match="'q' describes action 2; allowed: 0 to 1"):
+        Problem("p", ("a", "b"), (queue,), 1)
+
+
+@pytest.mark.parametrize(("action", "role"), [(0, ""), (None, "Queue")])
+def test_action_and_role_go_together(action: int | None, role: str) -> None:
+    with pytest.raises(ConfigurationError, match="allowed: both or neither"):
+        Quantity("q", "tasks", 0.0, 1.0, (), (), action, role)
+
+
+def test_profiles_and_expert_are_optional() -> None:
+    problem = tiny_problem()
+    assert (problem.profiles, problem.expert) == ((), None)
+    with pytest.raises(
+        ConfigurationError, match=r"1 profiles; allowed: none, or one per label \(2\)"
+    ):
+        Problem("p", ("a", "b"), (KIND,), 1, profiles=(Context({"Speed": "5"}),))
+
+
+def test_the_systems_with_queues_tell_roles_profiles_and_experts() -> None:
+    problem = make("slo-scheduling", 1).problem
+    observations, _ = make("slo-scheduling", 3).reset(seed=0)
+    assert problem.role("Queue").tolist() == [0, 1, 2, 3]
+    assert all(set(profile) == {"Model", "Size"} for profile in problem.profiles)
+    assert problem.expert is not None
+    before = observations.copy()
+    told = problem.expert(observations)
+    np.testing.assert_array_equal(observations, before)
+    assert told.chance.shape == told.value.shape == (3, 4)
+    # what is shared has one keyword, whatever the number of servers
+    assert tuple(problem.split(problem.describe(observations[0]))[0]) == ("Task",)

@@ -5,9 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
+import pytest
+
+from icl_optimizer import selection
 from icl_optimizer.experience import Example
 from icl_optimizer.problem import Context
 from icl_optimizer.selection import (
+    Keywords,
     alternate,
     arrange,
     fit_to,
@@ -69,6 +74,48 @@ def test_visits_tell_an_exception_from_an_accident() -> None:
     assert relevant_keywords(seven(1), 2) == ("a",)
     # seen three times: by a 0.0106 * 1.2 / 7.4 * 2.2 / 8.4 = 0.0005; by b 0.5 ^ 6 * 0.393 = 0.0061
     assert relevant_keywords(seven(3), 2) == ("b",)
+
+
+def many_keywords(count: int, seed: int = 0, samples: int = 120) -> list[Example]:
+    """Return examples over ``count`` keywords, decided by whether k1 and k4 are equal."""
+    rng = np.random.default_rng(seed)
+    examples = []
+    for bits in rng.integers(2, size=(samples, count)):
+        words = {f"k{i}": str(bit) for i, bit in enumerate(bits)}
+        examples.append(Example(Context(words), int(bits[1] == bits[4]), 0.0))
+    return examples
+
+
+@pytest.mark.parametrize("count", [6, 8, 9, 30])
+def test_what_matters_is_found_among_many_keywords(count: int) -> None:
+    assert relevant_keywords(many_keywords(count), 2) == ("k1", "k4")
+
+
+def test_keywords_are_added_one_after_the_other() -> None:
+    # the decision is whether two or more of three words are 1
+    rng = np.random.default_rng(1)
+    examples = []
+    for bits in rng.integers(2, size=(200, 12)):
+        words = {f"k{i}": str(bit) for i, bit in enumerate(bits)}
+        examples.append(Example(Context(words), int(bits[[2, 7, 9]].sum() >= 2), 0.0))
+    assert relevant_keywords(examples, 2) == ("k2", "k7", "k9")
+
+
+def test_the_search_grows_with_the_square_of_the_keywords(monkeypatch: pytest.MonkeyPatch) -> None:
+    judged: list[Keywords] = []
+    evidence = selection._evidence
+
+    def counted(examples: list[Example], keywords: Keywords, actions: int) -> float:
+        judged.append(keywords)
+        return evidence(examples, keywords, actions)
+
+    monkeypatch.setattr(selection, "_evidence", counted)
+    relevant_keywords(many_keywords(8), 2)
+    assert len(judged) == len(set(judged)) == 2**8 - 1
+    judged.clear()
+    relevant_keywords(many_keywords(30), 2)
+    # 30 alone, 435 pairs, and 28 to add to the best of them
+    assert len(judged) == 30 + 435 + 28
 
 
 def test_restricting_keeps_the_order_of_the_keywords() -> None:

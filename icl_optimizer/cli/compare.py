@@ -38,6 +38,9 @@ def compare(
     drl_interactions: Annotated[
         int | None, typer.Option(help="Budget of the deep-RL policies.")
     ] = None,
+    train: Annotated[
+        bool, typer.Option("--train", help="Train deep RL even where its weights are shipped.")
+    ] = False,
     eval_tasks: Annotated[int | None, typer.Option(help="Held-out tasks.")] = None,
     settings: Settings = None,
     icl: IclOptions = None,
@@ -72,6 +75,7 @@ def compare(
         seeds=seeds,
         interactions=interactions,
         drl_interactions=drl_interactions,
+        train=train,
         eval_tasks=eval_tasks,
         settings=pairs("--set", settings),
         icl=pairs("--icl", icl),
@@ -98,9 +102,13 @@ def report(folder: Annotated[Path, typer.Argument(help="Folder of a comparison."
 def _finish(folder: Path) -> None:
     """Write the report and print the table, the report's path last."""
     from icl_optimizer.report import summary_table, write_report
+    from icl_optimizer.report.loading import load_run
+    from icl_optimizer.report.measures import shipped_note
 
     path = write_report(folder)
     console.print(summary_table(folder))
+    if note := shipped_note(load_run(folder)):
+        console.print(note, markup=False, highlight=False)
     console.print(f"report: {path}", markup=False, soft_wrap=True)
 
 

@@ -36,7 +36,8 @@ def train(
     spec = get_policy_spec(policy)
     if not spec.learns:
         raise ConfigurationError(f"policy '{policy}' does not learn; allowed: one that does.")
-    env = make(environment, spec.num_envs, **pairs("--set", settings))
+    given = pairs("--set", settings)
+    env = make(environment, spec.envs_in(environment), **given)
     model = open_llm(llm) if spec.needs_llm else None
     agent = make_policy(
         policy,
@@ -52,8 +53,10 @@ def train(
 
         log_to(agent, log_dir)
     out.parent.mkdir(parents=True, exist_ok=True)
-    budget = interactions or (spec.budget if spec.is_drl else get_spec(environment).interactions)
-    agent.learn(budget, progress_bar=True)
+    usual = get_spec(environment).interactions
+    if spec.is_drl:
+        usual = spec.budget_in(environment, given)
+    agent.learn(interactions or usual, progress_bar=True)
     agent.save(out)
     console.print(f"saved: {out}", markup=False, soft_wrap=True)
 

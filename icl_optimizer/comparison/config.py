@@ -27,6 +27,9 @@ class ComparisonConfig(BaseModel):
     drl_interactions: int | None = Field(
         None, ge=1, description="Budget of the deep-RL policies; None: their own default."
     )
+    train: bool = Field(
+        False, description="Train deep-RL policies even where the package has their weights."
+    )
     eval_tasks: int = Field(400, ge=1, description="Held-out tasks of an evaluation.")
     sweeps: bool = Field(True, description="Evaluate the trained policies at further points.")
     prompts: str | None = Field(None, description="Folder of the user's own templates.")

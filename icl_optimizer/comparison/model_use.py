@@ -91,17 +91,21 @@ def model_use(policy: Policy) -> ModelUse | None:
 
 
 def _foreseen(policy: ForecastAgent) -> ModelUse:
-    """Return what an agent that foresees asked; it has one model and one way to ask."""
-    name, found = policy.model.name, policy.model.known_capabilities
-    failed = policy.failures.total()
+    """Return what an agent that foresees asked, which does so in one way."""
+    words = policy.words
     return ModelUse(
-        {name: "row"},
-        {} if found is None else {name: asdict(found)},
+        {model.name: "predict" for model in words.models},
+        {
+            model.name: asdict(found)
+            for model in words.models
+            if (found := model.known_capabilities) is not None
+        },
         policy.asked,
-        0,
-        failed,
+        words.invalid,
+        words.invalid + policy.failures.total(),
         Counter(policy.failures),
-        Counter({name: max(policy.asked - failed, 0)}),
+        Counter(words.answered_by),
+        dict(words.passed_on),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from icl_optimizer.comparison.config import ComparisonConfig
+from icl_optimizer.comparison.shipping import refuse_stale, shipped_weights
 from icl_optimizer.comparison.store import RunStore
 from icl_optimizer.comparison.unit import Unit, UnitResult, unit_budget
 from icl_optimizer.deciders.chain import ChainDecider
@@ -24,7 +25,7 @@ from icl_optimizer.llm.base import LanguageModel
 from icl_optimizer.llm.credentials import refuse_credentials
 from icl_optimizer.llm.guard import GuardOptions, guard
 from icl_optimizer.llm.opening import open_llm, validate_chain
-from icl_optimizer.policies import get_policy_spec, make_policy, options_of
+from icl_optimizer.policies import get_policy_spec, make_policy, options_of, unsuitable
 from icl_optimizer.prompting import PromptBuilder
 from icl_optimizer.rollout import progress
 
@@ -99,6 +100,13 @@ def validate(config: ComparisonConfig, model: LanguageModel | None = None) -> No
     specs = [get_policy_spec(policy) for policy in config.policies]
     if len(set(config.policies)) != len(config.policies):
         raise ConfigurationError(f"policies are {config.policies}; allowed: each once.")
+    for spec in specs:
+        if not spec.suits(env.problem.name):
+            raise unsuitable(spec, env.problem.name)
+    for policy, seed in ((p, s) for p in config.policies for s in range(config.seeds)):
+        shipped = shipped_weights(config, policy, seed, unit_budget(config, policy))
+        if shipped is not None:
+            refuse_stale(*shipped)
     if any(spec.needs_llm for spec in specs):
         PromptBuilder(env.problem, folder=config.prompts)
         _check_icl_options(config.icl)

@@ -183,6 +183,8 @@ def command(config: ComparisonConfig) -> str:
     parts += ["--eval-tasks", config.eval_tasks]
     if config.drl_interactions:
         parts += ["--drl-interactions", config.drl_interactions]
+    if config.train:
+        parts.append("--train")
     parts += [part for pair in _pairs(config.settings) for part in ("--set", pair)]
     if config.drift_at is not None:
         parts += ["--drift-at", config.drift_at]

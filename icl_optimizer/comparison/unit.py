@@ -18,6 +18,7 @@ from icl_optimizer.comparison.config import ComparisonConfig
 from icl_optimizer.comparison.evaluation import Held
 from icl_optimizer.comparison.explain import explain
 from icl_optimizer.comparison.model_use import model_use
+from icl_optimizer.comparison.shipping import shipped_weights
 from icl_optimizer.comparison.statistics import interactions_to
 from icl_optimizer.environments.registry import get_spec, make
 from icl_optimizer.llm.base import LanguageModel
@@ -101,7 +102,10 @@ class Unit:
         self.model = model if self.spec.needs_llm else None
         self.prices = prices or Prices.load()
         self.budget = unit_budget(config, policy)
-        self.env = make(config.environment, self.spec.num_envs, **config.settings)
+        self.shipped = shipped_weights(config, policy, seed, self.budget)
+        self.env = make(
+            config.environment, self.spec.envs_in(config.environment), **config.settings
+        )
         if self.model is not None:
             # failures are replayed in the order in which this very unit met them
             self.model.begin_recording(f"{_digest(config)}/{policy}/{seed}")
@@ -127,7 +131,11 @@ class Unit:
         if self.model is not None:
             self.model.reset()
         started, before, paid = time.perf_counter(), self._usage(), self._dollars()
-        if self.spec.learns:
+        if self.shipped is not None:
+            self.policy.load(self.shipped[1])
+            self._evaluate(self.budget)
+            advance(self.budget)
+        elif self.spec.learns:
             self._learn(advance)
         else:
             for _, event in self._agenda():
@@ -200,7 +208,8 @@ class Unit:
         made_by = getattr(self.policy, "made_by", {})
         costs: dict[str, float] = {
             "interactions": float(self.budget if self.spec.learns else 0),
-            **self._speed(),
+            # how soon it learned is not known of weights that were trained before
+            **({"shipped_weights": 1.0} if self.shipped else self._speed()),
         }
         if self.model is not None:
             use = model_use(self.policy)
@@ -217,7 +226,9 @@ class Unit:
             costs["cost_usd"] = dollars
         self._add(self.config.scenario, "train", self.budget, costs)
         p50, p95 = np.percentile(self._latencies(), [50, 95]) * 1000
-        times = {"train_s": seconds, "decision_ms_p50": p50, "decision_ms_p95": p95}
+        times = {"decision_ms_p50": p50, "decision_ms_p95": p95}
+        if self.shipped is None:
+            times["train_s"] = seconds
         if self.model is not None:
             times |= {
                 "llm_disk_cached": float(usage.cached),
@@ -316,5 +327,5 @@ def unit_budget(config: ComparisonConfig, policy: str) -> int:
     spec = get_policy_spec(policy)
     if not spec.is_drl:
         return config.interactions
-    own = config.drl_interactions or spec.budget
+    own = config.drl_interactions or spec.budget_in(config.environment, config.settings)
     return max(config.interactions, own + (config.drift_at or 0))

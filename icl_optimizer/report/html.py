@@ -16,6 +16,7 @@ from icl_optimizer.report.draw import INSTALL, draw
 from icl_optimizer.report.figures import build_figures
 from icl_optimizer.report.interactive import interactive
 from icl_optimizer.report.loading import Run, load_run
+from icl_optimizer.report.measures import shipped_note
 from icl_optimizer.report.models import failures, models_table
 from icl_optimizer.report.spec import Figure
 from icl_optimizer.report.summary import cost_table, key_table
@@ -61,6 +62,7 @@ def write_report(folder: str | Path) -> Path:
             costs=cost_table(run),
             models=models_table(run),
             failures=failures(run),
+            shipped=shipped_note(run),
             figures=shown,
             settings=_flat(run.config.settings),
             configuration=_configuration(run),

@@ -70,8 +70,30 @@ def train_curves(run: Run) -> dict[Entry, Curve]:
 
 
 def learners(run: Run) -> set[Entry]:
-    """Return the entries that learned; the rest are fixed rules."""
-    return {entry for entry, _ in per_entry(run.rows("reward", split="train"))}
+    """Return the entries that learned, in this run or before; the rest are fixed rules."""
+    here = {entry for entry, _ in per_entry(run.rows("reward", split="train"))}
+    return here | set(shipped(run))
+
+
+def shipped(run: Run) -> dict[Entry, list[int]]:
+    """Return the entries that took weights shipped with the package, with the seeds they did in."""
+    rows = run.rows("shipped_weights", split="train")
+    return {entry: sorted(map(int, mine["seed"])) for entry, mine in per_entry(rows)}
+
+
+def shipped_note(run: Run) -> str:
+    """Return a sentence on whose weights are shipped with the package; empty where nobody's."""
+    seeds = run.config.seed_count
+    names = []
+    for entry, mine in shipped(run).items():
+        some = f" (seeds {', '.join(map(str, mine))})" if len(mine) < seeds else ""
+        names.append(f"{entry.policy}{some}")
+    if not names:
+        return ""
+    return (
+        f"Weights shipped with the package: {', '.join(names)}. They were trained before this run, "
+        "so there is no learning curve and no training time; --train trains them anew."
+    )
 
 
 def last_step(rows: pd.DataFrame) -> pd.DataFrame:

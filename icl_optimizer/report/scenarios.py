@@ -16,6 +16,7 @@ from icl_optimizer.report.measures import (
     learners,
     paper_note,
     per_entry,
+    shipped,
 )
 from icl_optimizer.report.palette import BLUE, REFERENCES, SKY, Entry, Palette, Style
 from icl_optimizer.report.spec import Axis, Bar, Figure, Panel, Rule, Series
@@ -172,7 +173,7 @@ def _mix(keys: dict[str, str]) -> str:
 
 
 def _interactions(run: Run, palette: Palette) -> Figure | None:
-    curves, moving = eval_curves(run, "optimality"), learners(run)
+    curves, moving = eval_curves(run, "optimality"), learners(run) - set(shipped(run))
     entries = [e for e in palette.entries if e in moving and e in curves]
     if not entries:
         return None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from icl_optimizer.comparison.statistics import Estimate
 from icl_optimizer.report.formatting import FIXED, MISSING, metric_value, number, with_interval
 from icl_optimizer.report.loading import Run, load_run
-from icl_optimizer.report.measures import Curve, cost, eval_curves, headline, learners
+from icl_optimizer.report.measures import Curve, cost, eval_curves, headline, learners, shipped
 from icl_optimizer.report.palette import REFERENCES, Entry, Palette
 from icl_optimizer.report.scenarios import THRESHOLD, reached_text
 
@@ -177,6 +177,8 @@ def _reached(run: Run, standing: Standing) -> str:
         return MISSING
     if not standing.learns:
         return "from the start" if standing.final.mean >= THRESHOLD else "never"
+    if standing.entry in shipped(run):
+        return MISSING
     reached = cost(run, standing.entry, "interactions_to_95")
     return "not reached" if reached is None else reached_text(run, reached)
 
