@@ -112,7 +112,7 @@ PAPER: dict[str, dict[str, DrlConfig]] = {
             epsilon_steps=10_000,
             learning_starts=100,
             train_every=1,
-            target_update=500,
+            target_update=2_000,
         ),
         # Abbaraju, Section IV; from learning_starts on: left open there
         "load-balancing": DqnConfig(

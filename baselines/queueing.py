@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +59,11 @@ class RoundRobinPolicy(Policy):
         super().__init__(problem, env=env, seed=seed)
         self._turns = np.zeros(0, dtype=np.int64)
         self._servers = len([label for label in problem.labels if label != DUMP])
+
+    def bind(self, env: BatchedEnv) -> Self:
+        """Begin with the first server again, for requests of ``env``."""
+        self.env, self._turns = env, np.zeros(0, dtype=np.int64)
+        return self
 
     def decide(self, situations: Situations, *, explore: bool = False) -> list[Decision]:
         """Decide for observations or contexts; see :class:`Policy`."""

@@ -46,7 +46,8 @@ class ForecastRule(BaseModel):
 
     The decision with the highest expected reward is taken. But where no decision is likely to
     succeed, the request is hopeless, and goes where it hurts least: to the decision least likely
-    to succeed (the server that nobody can use now), or to a decision made for this purpose.
+    to succeed (the server that nobody can use now; of equals the one that takes longest, where
+    that is known), or to a decision made for this purpose.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -67,5 +68,13 @@ class ForecastRule(BaseModel):
         """
         best = forecast.value.argmax(axis=1)
         hopeless = forecast.chance.max(axis=1) < self.dump_below
-        least = forecast.chance.argmin(axis=1) if dump is None else np.full(len(best), dump)
+        least = _least_likely(forecast) if dump is None else np.full(len(best), dump)
         return np.asarray(np.where(hopeless, least, best))
+
+
+def _least_likely(forecast: Forecast) -> NDArray[np.int64]:
+    """Return the decision least likely to succeed; of equal ones that which takes longest."""
+    seconds = np.nan_to_num(forecast.seconds, nan=0.0, posinf=np.inf)
+    chance = np.round(forecast.chance, 3)
+    least = chance == chance.min(axis=1, keepdims=True)
+    return np.asarray(np.where(least, seconds, -1.0).argmax(axis=1))

@@ -24,7 +24,7 @@ from tiny_queues import (
 
 from icl_optimizer.baselines.forecasters import NumericForecaster, TablePolicy
 from icl_optimizer.baselines.heuristics import RandomPolicy
-from icl_optimizer.baselines.knn_forecaster import KnnForecaster
+from icl_optimizer.baselines.knn_forecaster import OWN_SCALE, KnnForecaster
 from icl_optimizer.baselines.linear_forecaster import LinearForecaster
 from icl_optimizer.decision import Decision, Outcome
 from icl_optimizer.environments.registry import make
@@ -306,8 +306,8 @@ def test_neighbours_are_those_of_brute_force() -> None:
     def nearest(row: Any, action: int, known: list[Outcome]) -> list[Outcome]:
         def distance(o: Outcome) -> float:
             assert o.observation is not None
-            # the queue of this server from 0 to 1, and the task, one-hot
-            queues = (row[action] - o.observation[action]) / LONGEST
+            # the queue of this server from 0 to OWN_SCALE, and the task, one-hot
+            queues = OWN_SCALE * (row[action] - o.observation[action]) / LONGEST
             return float(queues**2 + 2 * (row[2] != o.observation[2]))
 
         return sorted(known, key=distance)[:3]
