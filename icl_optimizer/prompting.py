@@ -156,6 +156,15 @@ class PromptBuilder:
             query=query,
         ).rstrip()
 
+    def render_alike(self, what: str, known: str) -> str:
+        """Return the prompt about what is like something known; what is new continues it.
+
+        Args:
+            what: Kind of thing, with a template ``<problem>/alike_<what>.j2``.
+            known: Description of the known one.
+        """
+        return self._render(f"{self.problem.name}/alike_{what}.j2", known=known)
+
     @cached_property
     def _header(self) -> str:
         return self._render(f"{self.problem.name}/row.j2")

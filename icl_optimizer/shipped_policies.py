@@ -232,8 +232,14 @@ def _icl(name: str, summary: str) -> PolicySpec:
     return PolicySpec(name, summary, make_icl, needs_llm=True, budget=100)
 
 
-def _drl(name: str, summary: str, budget: int, num_envs: int = 1) -> PolicySpec:
-    return PolicySpec(name, summary, make_drl, is_drl=True, budget=budget, num_envs=num_envs)
+def _drl(
+    name: str, summary: str, budget: int, num_envs: int = 1, queues: int | None = None
+) -> PolicySpec:
+    """Return a deep-RL policy; ``queues`` is its budget where requests wait for servers."""
+    budgets = {} if queues is None else {"slo-scheduling": queues, "load-balancing": queues}
+    return PolicySpec(
+        name, summary, make_drl, is_drl=True, budget=budget, num_envs=num_envs, budgets=budgets
+    )
 
 
 def _paper(name: str, summary: str) -> PolicySpec:
@@ -251,14 +257,14 @@ SHIPPED = (
     _icl("icl-paper", "in-context learning, replay and exploration as in Zhou et al."),
     _icl("icl-predict", "in-context prediction of each decision's outcome, a rule takes the best"),
     _icl("icl-guided", "in-context learning, guided by means, counts and confidence (EVOLvE)"),
-    _drl("dqn", "deep Q-learning, common settings", 2000),
+    _drl("dqn", "deep Q-learning, common settings", 2000, queues=10_000),
     _drl("dqn-tuned", "deep Q-learning, tuned to need few decisions", 500),
     _drl("dqn-short-memory", "deep Q-learning that replays the last 100 decisions alone", 500),
-    _drl("ppo", "proximal policy optimisation, common settings", 4000, num_envs=8),
+    _drl("ppo", "proximal policy optimisation, common settings", 4000, num_envs=8, queues=10_000),
     _drl(
         "ppo-tuned", "proximal policy optimisation, tuned to need few decisions", 1000, num_envs=8
     ),
-    _drl("a2c", "advantage actor-critic, common settings", 8000, num_envs=8),
+    _drl("a2c", "advantage actor-critic, common settings", 8000, num_envs=8, queues=20_000),
     _paper("dqn-paper", "deep Q-learning, settings of the environment's paper"),
     _paper("ppo-paper", "proximal policy optimisation, settings of the environment's paper"),
     _paper("a2c-paper", "advantage actor-critic, settings of the environment's paper"),

@@ -69,7 +69,9 @@ def bench(
 
 @app.command()
 def study(
-    name: Annotated[str, typer.Argument(help="backends, faults or levers.")],
+    name: Annotated[
+        str, typer.Argument(help="backends, balancing, cold-start, faults, levers or scheduling.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the tables.")] = Path("runs/studies"),
     seeds: Annotated[int | None, typer.Option(min=1, help="Repetitions.")] = None,
 ) -> None:

@@ -183,7 +183,8 @@ def _panel(
     fixed = {e: c for e, c in curves.items() if e not in moving} | dict(levels or {})
     lines = {e: c for e, c in curves.items() if e not in fixed} or dict(fixed)
     budgets = [c.steps[-1] for c in lines.values()]
-    first = min(c.steps[0] for c in lines.values())
+    # a learner whose weights were shipped is one point: rules are still drawn from the start
+    first = min(c.steps[0] for c in curves.values())
     series = []
     for entry in palette.entries:
         if entry in lines:
