@@ -142,9 +142,30 @@ class Problem:
     def encode(self, observations: NDArray[Any]) -> NDArray[np.float32]:
         """Return observations ``(n, len(columns))`` as features ``(n, encoded_size)`` in 0..1."""
         rows = np.atleast_2d(observations)
-        return np.concatenate([c.encode(rows[:, i]) for i, c in enumerate(self.columns)], axis=1)
+        if not np.issubdtype(rows.dtype, np.floating):
+            rows = rows.astype(np.float64)
+        result = np.empty((len(rows), self.encoded_size), dtype=np.float32)
+        columns, places, low, span = self._quantities
+        # in the precision of the observations, as one column after the other would be
+        scaled = (rows[:, columns] - low.astype(rows.dtype)) / span.astype(rows.dtype)
+        result[:, places] = np.clip(scaled, 0.0, 1.0)
+        place = 0
+        for i, column in enumerate(self.columns):
+            if isinstance(column, Category):
+                result[:, place : place + column.encoded_size] = column.encode(rows[:, i])
+            place += column.encoded_size
+        return result
 
-    @property
+    @cached_property
+    def _quantities(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Return the numeric columns, their places in the code, and their lows and spans."""
+        ends = np.cumsum([c.encoded_size for c in self.columns])
+        found = [(i, c) for i, c in enumerate(self.columns) if isinstance(c, Quantity)]
+        columns = np.array([i for i, _ in found], dtype=np.int64)
+        low = np.array([c.low for _, c in found])
+        return columns, ends[columns] - 1, low, np.array([c.high for _, c in found]) - low
+
+    @cached_property
     def encoded_size(self) -> int:
         """Number of features that :meth:`encode` returns."""
         return sum(c.encoded_size for c in self.columns)
