@@ -21,12 +21,14 @@ from icl_optimizer.comparison.evaluation import HELD_OUT
 from icl_optimizer.comparison.runner import compare
 from icl_optimizer.comparison.statistics import Estimate, estimate
 from icl_optimizer.environments.slo_scheduling import RATES, SLOSchedulingVectorEnv
+from icl_optimizer.llm import load_llm
 from icl_optimizer.report.formatting import with_interval
 from icl_optimizer.report.palette import Entry, Palette
 from icl_optimizer.rollout import progress
 from icl_optimizer.studies.pictures import picture, plot_series, save
 from icl_optimizer.studies.published import SCHEDULING
-from icl_optimizer.studies.tables import write_study
+from icl_optimizer.studies.scheduling_speed import speed_rows
+from icl_optimizer.studies.tables import markdown, write_study
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -74,7 +76,12 @@ def run_scheduling(
     measured = pd.concat([at_rates(results), _hindsight(seeds, progress_bar=progress_bar)])
     _draw_rates(measured, out)
     _draw_learning(results, out)
-    return write_study(out, "scheduling", measured, _table(measured))
+    path = write_study(out, "scheduling", measured, _table(measured))
+    with path.open("a", encoding="utf-8") as file:
+        file.write(
+            "\n" + markdown(speed_rows(load_llm("llamacpp"), progress_bar=progress_bar)) + "\n"
+        )
+    return path
 
 
 def at_rates(results: pd.DataFrame) -> pd.DataFrame:
