@@ -64,6 +64,7 @@ class PolicySpec:
         needs_llm: Whether it asks a language model.
         needs_env: Whether it must be bound to the environment that its decisions are for.
         learns: Whether experience changes it.
+        steady: Whether every evaluation on the same tasks gives the same, so that one is enough.
         is_drl: Whether it is a deep-RL policy, which gets a budget of its own.
         budget: Decisions after which it has converged on offloading, with room to spare.
         budgets: The same where it differs, by environment, or by environment and a setting as in
@@ -80,6 +81,7 @@ class PolicySpec:
     needs_llm: bool = False
     needs_env: bool = False
     learns: bool = True
+    steady: bool = False
     is_drl: bool = False
     budget: int = 0
     num_envs: int = 1

@@ -225,7 +225,9 @@ def make_forecaster(policy_class: type[ForecastingPolicy], *options: str) -> Fac
 
 
 def _rule(name: str, summary: str, factory: Factory, *environments: str) -> PolicySpec:
-    return PolicySpec(name, summary, factory, learns=False, environments=environments or QUEUES)
+    return PolicySpec(
+        name, summary, factory, learns=False, steady=True, environments=environments or QUEUES
+    )
 
 
 def _icl(name: str, summary: str) -> PolicySpec:
@@ -324,12 +326,14 @@ SHIPPED = (
         make_oracle,
         needs_env=True,
         learns=False,
+        steady=True,
     ),
     PolicySpec(
         "always-local",
         "always the edge model",
         make_always(0),
         learns=False,
+        steady=True,
         environments=("offloading",),
     ),
     PolicySpec(
@@ -337,6 +341,7 @@ SHIPPED = (
         "always the cloud model",
         make_always(1),
         learns=False,
+        steady=True,
         environments=("offloading",),
     ),
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,9 @@ HELD_OUT = 1_000_003
 """Distance between the seeds of learning and of evaluation."""
 
 RANDOM_REPEATS = 5
+
+_BOUNDS: dict[tuple[str, str, int, int], tuple[float, float]] = {}
+"""Mean reward of oracle and random choice: all policies with a seed are held against the same."""
 
 
 class Held:
@@ -44,6 +46,7 @@ class Held:
         horizon = make(environment, 1, **held_out).problem.horizon
         self.env = make(environment, max(spec.episodes, -(-tasks // horizon)), **held_out)
         self.seed = HELD_OUT + 1000 * seed
+        self._key = environment, repr(spec.config(held_out)), self.seed, self.env.num_envs
 
     def evaluate(self, policy: Policy, *, bounds: bool = True) -> dict[str, float]:
         """Return the metrics of ``policy``, deciding greedily.
@@ -59,13 +62,17 @@ class Held:
         raw["optimality"] = (raw["reward"] - chance) / (best - chance)
         return raw
 
-    @cached_property
+    @property
     def _bounds(self) -> tuple[float, float]:
         """Return the mean reward of the oracle and of random choice."""
-        problem = self.env.problem
-        best = self._run(OraclePolicy(problem, env=self.env))["reward"]
-        random = [self._run(RandomPolicy(problem, seed=k))["reward"] for k in range(RANDOM_REPEATS)]
-        return best, float(np.mean(random))
+        if self._key not in _BOUNDS:
+            problem = self.env.problem
+            best = self._run(OraclePolicy(problem, env=self.env))["reward"]
+            random = [
+                self._run(RandomPolicy(problem, seed=k))["reward"] for k in range(RANDOM_REPEATS)
+            ]
+            _BOUNDS[self._key] = best, float(np.mean(random))
+        return _BOUNDS[self._key]
 
     def _run(self, policy: Policy) -> dict[str, float]:
         bound = getattr(policy, "bind", None)
