@@ -10,6 +10,8 @@ from icl_optimizer.errors import unknown_name
 
 STUDIES = {
     "backends": "run_backends",
+    "balancing": "run_balancing",
+    "cold-start": "run_cold_start",
     "faults": "run_faults",
     "levers": "run_levers",
     "scheduling": "run_scheduling",
@@ -29,6 +31,6 @@ def run_study(name: str, out: Path, seeds: int | None = None) -> Path:
     """
     if name not in STUDIES:
         raise unknown_name("study", name, STUDIES)
-    module = import_module(f"icl_optimizer.studies.{name}")
+    module = import_module(f"icl_optimizer.studies.{name.replace('-', '_')}")
     run: Callable[..., Path] = getattr(module, STUDIES[name])
     return run(out) if seeds is None else run(out, seeds)
