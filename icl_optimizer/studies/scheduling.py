@@ -125,7 +125,7 @@ def _hindsight(seeds: int, *, progress_bar: bool) -> pd.DataFrame:
                 advance(1)
     frame = pd.DataFrame(rows)
     keys = ["policy", "seed", "arrival_rate", "metric"]
-    return frame.groupby(keys, as_index=False)["value"].mean()
+    return frame.groupby(keys)["value"].mean().reset_index()
 
 
 def _solved(instance: Instance) -> dict[str, float]:
