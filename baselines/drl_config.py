@@ -60,6 +60,7 @@ class PpoConfig(_NetworkConfig):
     batch_size: int = Field(64, ge=1, description="Decisions per gradient step.")
     epochs: int = Field(10, ge=1, description="Passes over a rollout.")
     gae_lambda: float = Field(0.95, ge=0, le=1, description="Generalised advantage estimation.")
+    anneal: bool = Field(False, description="Let the step size fall to 0 over a call of learn.")
     clip_range: float = Field(0.2, gt=0, description="Largest change of a probability ratio.")
     entropy: float = Field(0.0, ge=0, description="Weight of the entropy bonus.")
     value_weight: float = Field(0.5, ge=0, description="Weight of the value loss.")
@@ -121,6 +122,8 @@ PAPER: dict[str, dict[str, DrlConfig]] = {
             buffer_size=50_000,
             learning_starts=1_000,
             epsilon_steps=20_000,
+            train_every=8,
+            target_update=2_000,
         ),
     },
     "ppo-paper": {
@@ -128,11 +131,13 @@ PAPER: dict[str, dict[str, DrlConfig]] = {
             activation="relu",
             learning_rate=3e-4,
             gamma=0.99,
-            rollout=2_048,
+            rollout=8_192,
+            batch_size=256,
+            entropy=0.003,
         ),
     },
     "a2c-paper": {
-        "load-balancing": A2cConfig(activation="relu", learning_rate=3e-4, gamma=0.99, rollout=40),
+        "load-balancing": A2cConfig(activation="relu", learning_rate=3e-4, gamma=0.99, rollout=320),
     },
 }
 """Settings of the papers, by policy and problem."""
@@ -144,8 +149,19 @@ PAPER_BUDGETS = {
 }
 """Decisions that the papers' policies learn from: Table I of Mekrache et al., PPO's of Abbaraju."""
 
-PAPER_ENVS = {"slo-scheduling": 1}
+PAPER_ENVS = {"slo-scheduling": 1, "load-balancing": 64}
 """Sub-environments that they learn in where it is not 8."""
+
+PPO_BALANCING = PpoConfig(
+    activation="relu",
+    learning_rate=1e-3,
+    rollout=8_192,
+    batch_size=1_024,
+    epochs=8,
+    entropy=0.003,
+    anneal=True,
+)
+"""``ppo-tuned`` on load balancing: large batches, since one burst of arrivals says little."""
 
 
 def preset(name: str, problem: str) -> DrlConfig:
@@ -153,11 +169,14 @@ def preset(name: str, problem: str) -> DrlConfig:
 
     Args:
         name: ``dqn``, ``dqn-paper``, ...
-        problem: Name of the problem; only the settings of a paper depend on it.
+        problem: Name of the problem; the settings of a paper depend on it, and
+            those of ``ppo-tuned``.
 
     Raises:
         ConfigurationError: No such policy, or no paper has it for this problem.
     """
+    if (name, problem) == ("ppo-tuned", "load-balancing"):
+        return PPO_BALANCING
     if name in PRESETS:
         return PRESETS[name]
     if name not in PAPER:

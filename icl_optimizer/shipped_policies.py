@@ -263,8 +263,10 @@ SHIPPED = (
     _drl("dqn-tuned", "deep Q-learning, tuned to need few decisions", 500),
     _drl("dqn-short-memory", "deep Q-learning that replays the last 100 decisions alone", 500),
     _drl("ppo", "proximal policy optimisation, common settings", 4000, num_envs=8, queues=10_000),
-    _drl(
-        "ppo-tuned", "proximal policy optimisation, tuned to need few decisions", 1000, num_envs=8
+    replace(
+        _drl("ppo-tuned", "proximal policy optimisation, tuned", 1000, num_envs=8),
+        budgets={"load-balancing": 1_000_000},
+        envs={"load-balancing": 64},
     ),
     _drl("a2c", "advantage actor-critic, common settings", 8000, num_envs=8, queues=20_000),
     _paper("dqn-paper", "deep Q-learning, settings of the environment's paper"),

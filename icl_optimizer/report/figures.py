@@ -17,6 +17,7 @@ from icl_optimizer.report.measures import (
     train_curves,
 )
 from icl_optimizer.report.palette import DRL, Entry, Palette
+from icl_optimizer.report.queues import queue_figures
 from icl_optimizer.report.scenarios import scenario_figures
 from icl_optimizer.report.spec import Axis, Figure, Panel, Rule, Series
 
@@ -45,6 +46,7 @@ def build_figures(run: Run) -> list[Figure]:
         _reward_by_kind(run, palette),
         _success_rate(run, palette),
         _ablation(run, palette),
+        *queue_figures(run, palette),
         *scenario_figures(run, palette),
     ]
     return [figure for figure in built if figure is not None]
@@ -133,15 +135,19 @@ def _success_rate(run: Run, palette: Palette) -> Figure | None:
     if not curves:
         return None
     panel = _panel("", run, palette, curves, "success_rate")
-    caption = (
-        "Share of the tasks with a quality requirement that were served by a model that meets "
-        f"it. {BAND} {ACROSS}{paper_note(run, '5(b)')}"
+    offloading = run.config.environment == "offloading"
+    what = (
+        "tasks with a quality requirement that were served by a model that meets it"
+        if offloading
+        else "decisions whose constraints hold"
     )
+    caption = f"Share of the {what}. {BAND} {ACROSS}{paper_note(run, '5(b)')}"
     alt = (
         "Line chart of the success rate against interactions. "
         f"{_endings(curves, 'success_rate', palette)}"
     )
-    return Figure("success-rate", "Success rate of quality tasks", caption, alt, (panel,))
+    title = "Success rate of quality tasks" if offloading else "Success rate"
+    return Figure("success-rate", title, caption, alt, (panel,))
 
 
 def _ablation(run: Run, palette: Palette) -> Figure | None:
