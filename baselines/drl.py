@@ -137,9 +137,20 @@ class DrlPolicy(Policy):
             progress(f"{self.name} learns", total_timesteps, shown=progress_bar) as advance,
             self._sb3.isolated_random(self.seed + self.num_timesteps),
         ):
-            bridge = self._callback_classes.Bridge(self, self._callbacks(callback), advance)
+            callbacks = [*self._trials(), *self._callbacks(callback)]
+            bridge = self._callback_classes.Bridge(self, callbacks, advance)
             self.model.learn(total_timesteps, callback=bridge, reset_num_timesteps=False)
         return self
+
+    def _trials(self) -> list[Any]:
+        """Return the callback that keeps the best weights, where the settings ask for it."""
+        every = getattr(self.config, "keep_best", 0)
+        if not every:
+            return []
+        env: Any = self.require_env()
+        # the same parameters, other episodes
+        other = type(env)(self._callback_classes.TRIAL_ENVS, env.config)
+        return [self._callback_classes.KeepBest(self, other, every)]
 
     def _callbacks(self, callback: Any) -> list[Any]:
         if callback is None:

@@ -60,7 +60,12 @@ class PpoConfig(_NetworkConfig):
     batch_size: int = Field(64, ge=1, description="Decisions per gradient step.")
     epochs: int = Field(10, ge=1, description="Passes over a rollout.")
     gae_lambda: float = Field(0.95, ge=0, le=1, description="Generalised advantage estimation.")
-    anneal: bool = Field(False, description="Let the step size fall to 0 over a call of learn.")
+    keep_best: int = Field(
+        0,
+        ge=0,
+        description="Decisions between two trials in other episodes of the environment learned in; "
+        "the weights that succeeded most often are kept. 0: the last weights.",
+    )
     clip_range: float = Field(0.2, gt=0, description="Largest change of a probability ratio.")
     entropy: float = Field(0.0, ge=0, description="Weight of the entropy bonus.")
     value_weight: float = Field(0.5, ge=0, description="Weight of the value loss.")
@@ -159,7 +164,7 @@ PPO_BALANCING = PpoConfig(
     batch_size=1_024,
     epochs=8,
     entropy=0.003,
-    anneal=True,
+    keep_best=100_000,
 )
 """``ppo-tuned`` on load balancing: large batches, since one burst of arrivals says little."""
 

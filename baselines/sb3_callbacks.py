@@ -8,6 +8,13 @@ from typing import Any
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecNormalize
 
+from icl_optimizer.environments.base import BatchedEnv
+
+TRIALS = 500_009
+"""Distance between the seeds of learning and those of trials in between."""
+TRIAL_ENVS = 24
+"""Episodes of a trial."""
+
 
 class Bridge(BaseCallback):
     """Runs callbacks within a learner with the library's policy as their ``model``.
@@ -60,6 +67,58 @@ class Bridge(BaseCallback):
     def _on_training_end(self) -> None:
         for callback in self.callbacks:
             callback.on_training_end()
+
+
+class KeepBest(BaseCallback):
+    """Tries the policy in other episodes now and then, and keeps the weights that did best.
+
+    What Stable-Baselines3's ``EvalCallback`` does, by the share of decisions whose constraints
+    held: where the reward has several components, its last weights may be good at another.
+
+    Args:
+        owner: The policy that learns.
+        env: Episodes for the trials; of the environment that it learns in, never of what a
+            comparison evaluates on.
+        every: Decisions between two trials.
+    """
+
+    def __init__(self, owner: Any, env: BatchedEnv, every: int) -> None:
+        """Begin without weights."""
+        super().__init__()
+        self.owner, self.env, self.every = owner, env, every
+        self._best: tuple[float, dict[str, Any]] = (-1.0, {})
+        self._next = every
+
+    def _on_step(self) -> bool:
+        total = self.owner.model._total_timesteps
+        if self.num_timesteps >= min(self._next, total):
+            self._next += self.every
+            self._try()
+        if self.num_timesteps >= total:
+            # what is evaluated at the end are the weights that stay
+            self._take_best()
+        return True
+
+    def _on_training_end(self) -> None:
+        # the learner has updated its weights once more
+        self._take_best()
+
+    def _try(self) -> None:
+        observations, _ = self.env.reset(seed=TRIALS + 1000 * self.owner.seed)
+        held = decided = 0
+        for _ in range(self.env.problem.horizon):
+            actions, _state = self.owner.predict(observations, deterministic=True)
+            observations, *_, info = self.env.step(actions)
+            held += int(info["outcomes"].feasible.sum())
+            decided += len(info["outcomes"])
+        share = held / max(decided, 1)
+        if share > self._best[0]:
+            weights = self.owner.model.policy.state_dict()
+            self._best = share, {name: value.clone() for name, value in weights.items()}
+
+    def _take_best(self) -> None:
+        if self._best[1]:
+            self.owner.model.policy.load_state_dict(self._best[1])
 
 
 class FunctionCallback(BaseCallback):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -220,7 +220,7 @@ class Ppo(_OnPolicy, PPO):
             super().__init__(
                 "MlpPolicy",
                 env,
-                learning_rate=_step_size(config),
+                learning_rate=config.learning_rate,
                 n_steps=steps,
                 batch_size=config.batch_size,
                 n_epochs=config.epochs,
@@ -255,13 +255,6 @@ class A2c(_OnPolicy, A2C):
             seed=seed,
             device="cpu",
         )
-
-
-def _step_size(config: PpoConfig) -> float | Callable[[float], float]:
-    """Return the step size, or how it follows from the share of the decisions still to come."""
-    if config.anneal:
-        return lambda left: config.learning_rate * left
-    return config.learning_rate
 
 
 Learner = Dqn | Ppo | A2c
