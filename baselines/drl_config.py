@@ -142,7 +142,7 @@ PAPER: dict[str, dict[str, DrlConfig]] = {
         ),
     },
     "a2c-paper": {
-        "load-balancing": A2cConfig(activation="relu", learning_rate=3e-4, gamma=0.99, rollout=320),
+        "load-balancing": A2cConfig(activation="relu", learning_rate=3e-4, gamma=0.99, rollout=80),
     },
 }
 """Settings of the papers, by policy and problem."""
@@ -154,8 +154,12 @@ PAPER_BUDGETS = {
 }
 """Decisions that the papers' policies learn from: Table I of Mekrache et al., PPO's of Abbaraju."""
 
-PAPER_ENVS = {"slo-scheduling": 1, "load-balancing": 64}
-"""Sub-environments that they learn in where it is not 8."""
+PAPER_ENVS: dict[str, dict[str, int]] = {
+    "dqn-paper": {"slo-scheduling": 1, "load-balancing": 64},
+    "ppo-paper": {"load-balancing": 64},
+    "a2c-paper": {"load-balancing": 16},
+}
+"""Sub-environments that they learn in."""
 
 PPO_BALANCING = PpoConfig(
     activation="relu",

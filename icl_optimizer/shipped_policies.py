@@ -248,7 +248,7 @@ def _paper(name: str, summary: str) -> PolicySpec:
     environments = tuple(PAPER[name])
     budgets = {key: n for key, n in PAPER_BUDGETS.items() if key.split()[0] in environments}
     known = _drl(name, summary, max(budgets.values()), num_envs=8)
-    return replace(known, budgets=budgets, envs=PAPER_ENVS, environments=environments)
+    return replace(known, budgets=budgets, envs=PAPER_ENVS[name], environments=environments)
 
 
 SHIPPED = (
