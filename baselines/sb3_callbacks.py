@@ -103,7 +103,8 @@ class KeepBest(BaseCallback):
         # the learner has updated its weights once more
         self._take_best()
 
-    def _try(self) -> None:
+    def _try(self) -> float:
+        """Return the share of decisions whose constraints held, and keep the weights if best."""
         observations, _ = self.env.reset(seed=TRIALS + 1000 * self.owner.seed)
         held = decided = 0
         for _ in range(self.env.problem.horizon):
@@ -115,6 +116,7 @@ class KeepBest(BaseCallback):
         if share > self._best[0]:
             weights = self.owner.model.policy.state_dict()
             self._best = share, {name: value.clone() for name, value in weights.items()}
+        return share
 
     def _take_best(self) -> None:
         if self._best[1]:

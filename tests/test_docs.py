@@ -18,8 +18,11 @@ from pydantic import BaseModel
 from icl_optimizer.agent import ICLConfig
 from icl_optimizer.bench.runner import BENCHMARKS
 from icl_optimizer.cli import app, expand_lists
+from icl_optimizer.environments.load_balancing_config import LoadBalancingConfig
 from icl_optimizer.environments.offloading_config import OffloadingConfig
 from icl_optimizer.environments.registry import get_spec
+from icl_optimizer.environments.slo_scheduling_config import SLOSchedulingConfig
+from icl_optimizer.forecast_config import ForecastConfig
 from icl_optimizer.policies import get_policy_spec, options_of, policy_names
 
 ROOT = Path(__file__).parents[1]
@@ -141,12 +144,18 @@ def options(config: BaseModel) -> Iterator[tuple[str, Any]]:
         elif isinstance(value, BaseModel):
             yield from options(value)
         else:
-            yield key, ",".join(value) if isinstance(value, tuple) else value
+            yield key, ",".join(map(str, value)) if isinstance(value, tuple) else value
 
 
 @pytest.mark.parametrize(
     ("page", "config"),
-    [("docs/icl.md", ICLConfig()), ("docs/systems/offloading.md", OffloadingConfig())],
+    [
+        ("docs/icl.md", ICLConfig()),
+        ("docs/icl.md", ForecastConfig()),
+        ("docs/systems/offloading.md", OffloadingConfig()),
+        ("docs/systems/slo-scheduling.md", SLOSchedulingConfig()),
+        ("docs/systems/load-balancing.md", LoadBalancingConfig()),
+    ],
 )
 def test_every_option_is_listed_with_its_default(page: str, config: BaseModel) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
