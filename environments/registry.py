@@ -138,6 +138,7 @@ LOAD_BALANCING = EnvironmentSpec(
         "table",
         "knn-predict",
         "linear-predict",
+        "ppo-tuned",
         "ppo-paper",
         "a2c-paper",
         "dqn-paper",

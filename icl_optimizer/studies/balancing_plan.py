@@ -19,6 +19,7 @@ POLICIES = (
     "table",
     "knn-predict",
     "linear-predict",
+    "ppo-tuned",
     "ppo-paper",
     "a2c-paper",
     "dqn-paper",
@@ -54,7 +55,7 @@ class BalancingPlan:
 
     scenarios: tuple[str, ...] = ("nominal", "high-load", CALIBRATED)
     policies: tuple[str, ...] = POLICIES
-    learner: str = "ppo-paper"
+    learner: str = "ppo-tuned"
     interactions: int = 500
     drl_interactions: int | None = None
     train: bool = False
