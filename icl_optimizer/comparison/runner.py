@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,13 @@ from icl_optimizer.errors import (
     ReplayError,
     invalid_fields,
 )
+from icl_optimizer.forecast_agent import ForecastAgent
 from icl_optimizer.llm.base import LanguageModel
 from icl_optimizer.llm.credentials import refuse_credentials
 from icl_optimizer.llm.guard import GuardOptions, guard
 from icl_optimizer.llm.opening import open_llm, validate_chain
 from icl_optimizer.policies import get_policy_spec, make_policy, options_of, unsuitable
+from icl_optimizer.policy import Policy
 from icl_optimizer.prompting import PromptBuilder
 from icl_optimizer.rollout import progress
 
@@ -155,14 +157,19 @@ def _check_model(config: ComparisonConfig, model: LanguageModel, policies: set[s
     if not asking:
         return
     problem = make(config.environment, 1, **config.settings).problem
-    if model.capabilities.logprobs:
-        # known only once the model's tokens are
-        model.check_labels([f" {label}" for label in problem.labels])
     for name in asking:
         policy = make_policy(name, problem, model=model, prompts=config.prompts, options=config.icl)
+        if model.capabilities.logprobs:
+            # known only once the model's tokens are
+            model.check_labels([f" {word}" for word in answers_of(policy)])
         decider = getattr(policy, "decider", None)
         if isinstance(decider, ChainDecider):
             decider.prepare()
+
+
+def answers_of(policy: Policy) -> Sequence[str]:
+    """Return what a language model chooses from: the labels, or words for what comes of them."""
+    return policy.rows.words if isinstance(policy, ForecastAgent) else policy.problem.labels
 
 
 def _run_parallel(
