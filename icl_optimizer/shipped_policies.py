@@ -246,7 +246,7 @@ def _drl(
 
 def _paper(name: str, summary: str) -> PolicySpec:
     environments = tuple(PAPER[name])
-    budgets = {key: n for key, n in PAPER_BUDGETS.items() if key.split()[0] in environments}
+    budgets = PAPER_BUDGETS[name]
     known = _drl(name, summary, max(budgets.values()), num_envs=8)
     return replace(known, budgets=budgets, envs=PAPER_ENVS[name], environments=environments)
 
