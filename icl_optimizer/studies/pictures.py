@@ -58,9 +58,10 @@ def save(drawing: Figure, axes: Axes, path: Path) -> None:
     """Write the picture as PNG, with the legend of ``axes`` below it."""
     handles, names = axes.get_legend_handles_labels()
     if handles:
-        drawing.legend(
-            handles, names, loc="outside lower center", ncols=min(len(names), 5), frameon=False
-        )
+        # about what a line, its name and the space after it take, in inches
+        widest = 0.8 + 0.085 * max(map(len, names))
+        columns = max(1, min(len(names), int(drawing.get_figwidth() / widest)))
+        drawing.legend(handles, names, loc="outside lower center", ncols=columns, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     # without the version of the library the same values give the same file
     drawing.savefig(path, metadata={"Software": None})
