@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -98,9 +99,9 @@ class NumericForecaster(_SavedForecaster):
                 row = self.features([np.array(outcome.observation)], outcome.action)[0]
                 self._learn(outcome.action, row, outcome.reward, outcome.feasible)
 
+    @abstractmethod
     def _learn(self, action: int, row: Floats, reward: float, feasible: bool) -> None:
         """Take one outcome in."""
-        raise NotImplementedError
 
     def _forecast(self, contexts: Sequence[Context], rows: Rows) -> Forecast:
         count = len(self.problem.labels)
@@ -112,9 +113,9 @@ class NumericForecaster(_SavedForecaster):
             )
         return Forecast(chance, reward, otherwise, np.full(chance.shape, np.nan))
 
+    @abstractmethod
     def _estimate(self, action: int, features: Floats) -> tuple[Floats, Floats, Floats]:
         """Return chance, reward if successful, reward otherwise, each ``(n,)``."""
-        raise NotImplementedError
 
 
 def columns_of(problem: Problem, action: int) -> NDArray[np.int64]:

@@ -107,7 +107,7 @@ class LeastConnectionsPolicy(RulePolicy):
 
     def _costs(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
         waiting = rows[:, _first_role(self.problem, WAITING)]
-        if "Active" not in _roles(self.problem):
+        if "Active" not in self.problem.roles:
             return waiting
         return waiting + rows[:, self.problem.role("Active")]
 
@@ -168,11 +168,6 @@ class ExpertPolicy(RulePolicy):
         return 1.0 - np.eye(len(self.problem.labels))[chosen]
 
 
-def _roles(problem: Problem) -> set[str]:
-    return {getattr(c, "role", "") for c in problem.columns}
-
-
 def _first_role(problem: Problem, names: tuple[str, ...]) -> NDArray[np.int64]:
     """Return the columns of the first of these roles that the problem has."""
-    known = _roles(problem)
-    return problem.role(next((name for name in names if name in known), names[0]))
+    return problem.role(next((name for name in names if name in problem.roles), names[0]))

@@ -255,6 +255,11 @@ class Problem:
         """Whether there are columns that describe single decisions."""
         return any(c.action is not None for c in self.columns)
 
+    @cached_property
+    def roles(self) -> frozenset[str]:
+        """The roles that columns of single decisions have."""
+        return frozenset(c.role for c in self.columns if isinstance(c, Quantity) and c.role)
+
     def role(self, role: str) -> NDArray[np.int64]:
         """Return the columns of ``role``, one per decision that has one, shape ``(k,)``.
 
@@ -269,10 +274,9 @@ class Problem:
             if isinstance(c, Quantity) and c.action is not None and c.role == role
         }
         if not places or set(places) != set(range(len(places))):
-            known = sorted({c.role for c in self.columns if isinstance(c, Quantity)} - {""})
             raise ConfigurationError(
                 f"'{self.name}' has no column '{role}' for {', '.join(self.labels)}; "
-                f"allowed: {', '.join(known) or 'none'}."
+                f"allowed: {', '.join(sorted(self.roles)) or 'none'}."
             )
         return np.array([places[action] for action in range(len(places))])
 

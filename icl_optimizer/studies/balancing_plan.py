@@ -14,23 +14,7 @@ from icl_optimizer.errors import ConfigurationError
 NAME = "load-balancing"
 LEAST_LOADED, ROUND_ROBIN = "least-loaded", "round-robin"
 CALIBRATED = "calibrated"
-POLICIES = (
-    "icl-predict",
-    "table",
-    "knn-predict",
-    "linear-predict",
-    "ppo-tuned",
-    "ppo-paper",
-    "a2c-paper",
-    "dqn-paper",
-    "shortest-expected-completion",
-    "sacrifice",
-    "least-loaded",
-    "least-connections",
-    "round-robin",
-    "random",
-    "oracle",
-)
+POLICIES = get_spec(NAME).policies
 
 
 @dataclass(frozen=True)
