@@ -23,6 +23,7 @@ BENCHMARKS: dict[str, str] = {
     "env_batched_vs_single": "icl_optimizer.bench.environments:batched_vs_single",
     "env_vs_mobile_env": "icl_optimizer.bench.environments:vs_mobile_env",
     "queue_batched_vs_single": "icl_optimizer.bench.queues:batched_vs_single",
+    "qos_simulator_vs_event_loop": "icl_optimizer.bench.batching:vs_event_loop",
     "icl_vs_plain_loop": "icl_optimizer.bench.language:vs_plain_loop",
     "icl_cached_vs_plain_loop": "icl_optimizer.bench.language:cached_vs_plain_loop",
     "dqn_batched_vs_single": "icl_optimizer.bench.learners:dqn_batched_vs_single",
