@@ -120,12 +120,12 @@ class NumericForecaster(_SavedForecaster):
 
 def columns_of(problem: Problem, action: int) -> NDArray[np.int64]:
     """Return the encoded columns that tell of ``action``: shared ones and its own."""
-    return _encoded(problem, lambda column: column.action in (None, action))
+    return _encoded(problem, lambda column: column.action in (None, action) and not column.detail)
 
 
 def own_columns(problem: Problem, action: int) -> NDArray[np.int64]:
     """Return the encoded columns that are ``action``'s own."""
-    return _encoded(problem, lambda column: column.action == action)
+    return _encoded(problem, lambda column: column.action == action and not column.detail)
 
 
 def _encoded(problem: Problem, wanted: Callable[[Column], bool]) -> NDArray[np.int64]:

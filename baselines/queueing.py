@@ -12,7 +12,6 @@ from icl_optimizer.decision import Decision, Situations
 from icl_optimizer.environments.base import BatchedEnv
 from icl_optimizer.errors import ConfigurationError
 from icl_optimizer.forecast import Forecast, ForecastRule
-from icl_optimizer.forecasting import DUMP
 from icl_optimizer.policy import Policy, observations_of, one_hot
 from icl_optimizer.problem import Problem
 
@@ -58,7 +57,7 @@ class RoundRobinPolicy(Policy):
         """Begin with the first server."""
         super().__init__(problem, env=env, seed=seed)
         self._turns = np.zeros(0, dtype=np.int64)
-        self._servers = len([label for label in problem.labels if label != DUMP])
+        self._servers = problem.count - (problem.dump is not None)
 
     def bind(self, env: BatchedEnv) -> Self:
         """Begin with the first server again, for requests of ``env``."""
@@ -151,7 +150,7 @@ class ExpertPolicy(RulePolicy):
                 "problems whose speeds are known, such as slo-scheduling and load-balancing."
             )
         self.name, self.expert, self.rule = name, problem.expert, rule or ForecastRule()
-        self._dump = problem.labels.index(DUMP) if DUMP in problem.labels else None
+        self._dump = problem.dump
 
     def _costs(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
         forecast = self.expert(rows)

@@ -139,7 +139,6 @@ LOAD_BALANCING = EnvironmentSpec(
         "knn-predict",
         "linear-predict",
         "ppo-tuned",
-        "ppo-paper",
         "a2c-paper",
         "dqn-paper",
         "shortest-expected-completion",
@@ -157,7 +156,40 @@ LOAD_BALANCING = EnvironmentSpec(
     evaluation={"part": "held-out", "horizon": None},
 )
 
-_SPECS = {spec.name: spec for spec in (OFFLOADING, SLO_SCHEDULING, LOAD_BALANCING)}
+QOS_ROUTING = EnvironmentSpec(
+    name="qos-routing",
+    gym_id="icl_optimizer/QoSRouting-v0",
+    module="icl_optimizer.environments.qos_routing",
+    vector_class="QoSRoutingVectorEnv",
+    single_class="QoSRoutingEnv",
+    config_class="QoSRoutingConfig",
+    policies=(
+        "icl-predict",
+        "table",
+        "knn-predict",
+        "linear-predict",
+        "han-ppo",
+        "mlp-ppo",
+        "han-sac",
+        "mlp-sac",
+        "impact-greedy",
+        "qos-greedy",
+        "quality-greedy",
+        "latency-greedy",
+        "least-kv",
+        "shortest-queue",
+        "round-robin",
+        "random",
+        "oracle",
+    ),
+    interactions=2000,
+    seeds=5,
+    summary="route requests to edge experts that batch continuously (Yang et al. 2025)",
+    sweeps="sweep_points",
+    evaluation={"part": "held-out", "impact_penalty": False},
+)
+
+_SPECS = {s.name: s for s in (OFFLOADING, SLO_SCHEDULING, LOAD_BALANCING, QOS_ROUTING)}
 
 
 def environment_names() -> list[str]:

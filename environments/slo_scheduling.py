@@ -70,6 +70,8 @@ class SLOSchedulingVectorEnv(BatchedEnv):
     v0: initial version.
     """
 
+    config_class = SLOSchedulingConfig
+
     def __init__(
         self,
         num_envs: int = 1,

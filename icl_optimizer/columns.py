@@ -28,6 +28,8 @@ class Category:
 
     spoken = True
     action: None = None
+    stake = False
+    detail = False
 
     @property
     def low(self) -> float:
@@ -76,6 +78,10 @@ class Quantity:
             policies see.
         action: Index of the decision that the column describes; None for what all share.
         role: What it says about that decision, as in ``queue``; needed with ``action``.
+        stake: Whether it tells what the decision is worth (the quality of a server's answers),
+            not whether it succeeds; only for columns of single decisions.
+        detail: Whether only a policy that knows the structure of the observation (a graph) can
+            use it: one of many numbers about single requests.
     """
 
     name: str
@@ -86,6 +92,8 @@ class Quantity:
     words: tuple[str, ...] = ()
     action: int | None = None
     role: str = ""
+    stake: bool = False
+    detail: bool = False
 
     def __post_init__(self) -> None:
         """Check that the words fit the thresholds, and the role the decision."""
@@ -93,6 +101,10 @@ class Quantity:
             raise ConfigurationError(
                 f"quantity '{self.name}' has action {self.action} and role '{self.role}'; "
                 "allowed: both or neither."
+            )
+        if self.stake and self.action is None:
+            raise ConfigurationError(
+                f"quantity '{self.name}' is a stake of no decision; allowed: with an action."
             )
         if not self.words and not self.edges:
             return

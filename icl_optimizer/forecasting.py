@@ -18,8 +18,6 @@ from icl_optimizer.problem import Context, Problem
 
 EXPLORATION = Exploration(start=0.3, end=0.1, steps=100)
 """Goes on for ever: with queues, what is good depends on where the others were sent."""
-DUMP = "dump"
-"""Label of a decision that is made for hopeless requests."""
 
 
 class ForecastingPolicy(JudgingPolicy):
@@ -54,7 +52,7 @@ class ForecastingPolicy(JudgingPolicy):
         self.exploration = exploration or EXPLORATION
         self.table = OutcomeTable(problem)
         self.explored = 0
-        self._dump = problem.labels.index(DUMP) if DUMP in problem.labels else None
+        self._dump = problem.dump
 
     @abstractmethod
     def _forecast(self, contexts: Sequence[Context], rows: Rows) -> Forecast:

@@ -57,7 +57,8 @@ class OutcomeTable:
     each as :data:`WEIGHT` outcomes: chances fall back from decision, own and shared words to
     decision and own words, to own words over all decisions, to the decision, to everything;
     rewards, which do not depend on the queue once the answer is in time, from decision and shared
-    words to the decision, to everything.
+    words to the decision, to everything; where columns tell what a decision is worth (its stakes),
+    from these words, whatever the decision, to everything.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -68,6 +69,8 @@ class OutcomeTable:
         self._split: dict[Context, tuple[Words, tuple[Words, ...]]] = {}
         self._cells: dict[tuple[int, Words, Words], list[OutcomeTally]] = {}
         self._coarse: dict[tuple[int, Words], float] = {}
+        self._staked = any(column.stake and column.spoken for column in problem.columns)
+        self._no_stakes: tuple[Words, ...] = ((),) * problem.count
 
     def __len__(self) -> int:
         """Return how many decisions were seen in different situations of their own."""
@@ -78,13 +81,19 @@ class OutcomeTable:
         if outcome.censored:
             return
         shared, own = self.words(outcome.context)
-        self._count(outcome.action, shared, own[outcome.action], outcome.reward, outcome.feasible)
-
-    def _count(self, action: int, shared: Words, own: Words, reward: float, feasible: bool) -> None:
+        action, stakes = outcome.action, self._stakes(outcome.context)[outcome.action]
         self.received += 1
         self._coarse.clear()
-        for tally in self._tallies_of(action, shared, own):
-            tally.add(reward, feasible)
+        for tally in self._tallies_of(action, shared, own[action]):
+            tally.add(outcome.reward, outcome.feasible)
+        if stakes:
+            self._stake(stakes).add(outcome.reward, outcome.feasible)
+
+    def _stakes(self, context: Context) -> tuple[Words, ...]:
+        return self.problem.stakes(context) if self._staked else self._no_stakes
+
+    def _stake(self, stakes: Words) -> OutcomeTally:
+        return self._tallies.setdefault(("stake", stakes), OutcomeTally())
 
     def _tallies_of(self, action: int, shared: Words, own: Words) -> list[OutcomeTally]:
         """Return the tallies that an outcome belongs to, new ones where there are none yet."""
@@ -134,10 +143,11 @@ class OutcomeTable:
         tally = self._tallies.get(group, EMPTY)
         return (tally.succeeded + WEIGHT * coarser) / (tally.count + WEIGHT)
 
-    def rewards(self, action: int, shared: Words) -> tuple[float, float]:
+    def rewards(self, action: int, shared: Words, stakes: Words = ()) -> tuple[float, float]:
         """Return the estimated reward of the decision if it succeeds, and if it does not."""
         good, bad = 0.0, 0.0
-        for group in (("all",), ("action", action), ("task", action, shared)):
+        groups: tuple[Group, ...] = (("action", action), ("task", action, shared))
+        for group in (("all",), *((("stake", stakes),) if stakes else groups)):
             tally = self._tallies.get(group, EMPTY)
             weight = 0.0 if group == ("all",) else WEIGHT
             failed = tally.count - tally.succeeded
@@ -153,9 +163,12 @@ class OutcomeTable:
         chance, reward, otherwise = np.zeros((3, len(contexts), count))
         for i, context in enumerate(contexts):
             shared, own = self.words(context)
+            stakes = self._stakes(context)
             for action in range(count):
                 chance[i, action] = self.chance(action, shared, own[action])
-                reward[i, action], otherwise[i, action] = self.rewards(action, shared)
+                reward[i, action], otherwise[i, action] = self.rewards(
+                    action, shared, stakes[action]
+                )
         return Forecast(chance, reward, otherwise, np.full(chance.shape, np.nan))
 
     def row(self, action: int, shared: Words) -> list[tuple[Words, float]]:
@@ -176,17 +189,23 @@ class OutcomeTable:
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return everything as plain JSON values."""
+        stakes = [group[1] for group in self._tallies if group[0] == "stake"]
         return [
             {"action": action, "shared": shared, "own": own}
             | asdict(self.tally(action, shared, own))
             for action, shared, own in self._cells
-        ]
+        ] + [{"stakes": words} | asdict(self._stake(words)) for words in stakes]
 
     @classmethod
     def from_json(cls, problem: Problem, rows: Sequence[Mapping[str, Any]]) -> OutcomeTable:
         """Return the table that :meth:`to_json` described."""
         table = cls(problem)
         for row in rows:
+            if "stakes" in row:
+                tally = table._stake(tuple(row["stakes"]))
+                for name in asdict(tally):
+                    setattr(tally, name, row[name])
+                continue
             action, shared, own = row["action"], tuple(row["shared"]), tuple(row["own"])
             for tally in table._tallies_of(action, shared, own):
                 for name in asdict(tally):

@@ -16,6 +16,9 @@ from icl_optimizer.errors import ConfigurationError
 from icl_optimizer.forecast import Expert
 from icl_optimizer.words import clean_word
 
+DUMPS = ("dump", "drop")
+"""Labels of a decision that is made for hopeless requests."""
+
 
 def is_line(text: object) -> bool:
     """Return whether ``text`` is a non-empty text that cannot add lines to a prompt."""
@@ -212,21 +215,28 @@ class Problem:
         """Return what ``context`` says about all decisions alike, and about each on its own.
 
         Own columns appear under their role, so that those of all decisions bear the same keywords;
-        a decision without columns of its own has an empty context.
+        a decision without columns of its own has an empty context. Stakes are left to
+        :meth:`stakes`.
         """
-        shared, own = self._parts
+        shared, own, _ = self._parts
         parts = [Context({name: context[k] for name, k in part.items()}) for part in (shared, *own)]
         return parts[0], tuple(parts[1:])
 
+    def stakes(self, context: Context) -> tuple[tuple[str, ...], ...]:
+        """Return the words that tell what each decision is worth, one tuple per decision."""
+        return tuple(tuple(context[k] for k in names.values()) for names in self._parts[2])
+
     @cached_property
-    def _parts(self) -> tuple[dict[str, str], list[dict[str, str]]]:
-        """Keyword by name in the part, for what all share and for each decision."""
+    def _parts(self) -> tuple[dict[str, str], list[dict[str, str]], list[dict[str, str]]]:
+        """Keyword by name in the part: what all share, what is each one's own, its stakes."""
         shared = {c.name: c.name for c in self.columns if c.spoken and c.action is None}
         own: list[dict[str, str]] = [{} for _ in self.labels]
+        stakes: list[dict[str, str]] = [{} for _ in self.labels]
         for column in self.columns:
             if isinstance(column, Quantity) and column.spoken and column.action is not None:
-                own[column.action][column.role] = column.name
-        return shared, own
+                part = stakes if column.stake else own
+                part[column.action][column.role] = column.name
+        return shared, own, stakes
 
     def own_words(self, action: int) -> list[tuple[str, ...]]:
         """Return every combination of words of a decision's own columns, in their order."""
@@ -242,8 +252,15 @@ class Problem:
 
     @cached_property
     def _own_words(self) -> list[list[tuple[str, ...]]]:
-        own = [[c for c in self.columns if c.spoken and c.action == a] for a in range(self.count)]
+        told = [c for c in self.columns if c.spoken and not c.stake]
+        own = [[c for c in told if c.action == a] for a in range(self.count)]
         return [list(product(*(c.words for c in columns))) for columns in own]
+
+    @cached_property
+    def dump(self) -> int | None:
+        """The decision that is made for hopeless requests, if there is one: to refuse them."""
+        found = [action for action, label in enumerate(self.labels) if label in DUMPS]
+        return found[0] if found else None
 
     @property
     def count(self) -> int:

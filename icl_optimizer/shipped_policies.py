@@ -25,6 +25,7 @@ from icl_optimizer.baselines.queueing import (
     RoundRobinPolicy,
     ShortestQueuePolicy,
 )
+from icl_optimizer.baselines.routing import ColumnRule, ForecastRulePolicy
 from icl_optimizer.errors import ConfigurationError, unknown_name
 from icl_optimizer.exploration import NO_EXPLORATION, Exploration
 from icl_optimizer.forecast_agent import ForecastAgent, ForecastConfig
@@ -194,6 +195,9 @@ def make_embedding(request: Request) -> Policy:
 
 QUEUES = ("slo-scheduling", "load-balancing")
 """Problems in which requests go to servers with queues."""
+ROUTING = "qos-routing"
+SERVERS = (*QUEUES, ROUTING)
+"""Problems in which columns describe single decisions."""
 
 
 def make_rule(policy_class: type[Policy]) -> Factory:
@@ -211,6 +215,20 @@ def make_expert(request: Request) -> Policy:
     settings = request.known_settings("rule")
     return ExpertPolicy(
         request.problem, name=request.name, env=request.env, seed=request.seed, **settings
+    )
+
+
+def make_column_rule(request: Request) -> Policy:
+    """Return a rule that looks at one column."""
+    request.known_settings()
+    return ColumnRule(request.problem, name=request.name, env=request.env, seed=request.seed)
+
+
+def make_forecast_rule(request: Request) -> Policy:
+    """Return a rule that knows what experts cost and what requests do to each other."""
+    request.known_settings()
+    return ForecastRulePolicy(
+        request.problem, name=request.name, env=request.env, seed=request.seed
     )
 
 
@@ -244,6 +262,11 @@ def _drl(
     )
 
 
+def _graph(name: str, summary: str, budget: int, num_envs: int) -> PolicySpec:
+    known = _drl(name, summary, budget, num_envs)
+    return replace(known, environments=("qos-routing",))
+
+
 def _paper(name: str, summary: str) -> PolicySpec:
     environments = tuple(PAPER[name])
     budgets = PAPER_BUDGETS[name]
@@ -272,6 +295,10 @@ SHIPPED = (
     _paper("dqn-paper", "deep Q-learning, settings of the environment's paper"),
     _paper("ppo-paper", "proximal policy optimisation, settings of the environment's paper"),
     _paper("a2c-paper", "advantage actor-critic, settings of the environment's paper"),
+    _graph("han-ppo", "proximal policy optimisation on the graph of requests", 200_000, 64),
+    _graph("mlp-ppo", "proximal policy optimisation without the graph", 200_000, 64),
+    _graph("han-sac", "soft actor-critic on the graph of requests (Yang et al.)", 100_000, 16),
+    _graph("mlp-sac", "soft actor-critic without the graph", 100_000, 16),
     PolicySpec("bandit", "mean reward per context and decision", make_bandit, budget=200),
     PolicySpec(
         "bandit-ageing", "bandit that forgets when rewards surprise", make_bandit, budget=200
@@ -295,22 +322,32 @@ SHIPPED = (
         "table",
         "chance and reward as seen on average in groups of words",
         make_forecaster(TablePolicy),
-        environments=QUEUES,
+        environments=SERVERS,
     ),
     PolicySpec(
         "knn-predict",
         "chance and reward of the most similar requests per server",
         make_forecaster(KnnForecaster, "k"),
-        environments=QUEUES,
+        environments=SERVERS,
     ),
     PolicySpec(
         "linear-predict",
         "chance and reward by ridge regression with confidence bonus (LinUCB)",
         make_forecaster(LinearForecaster, "alpha", "ridge"),
-        environments=QUEUES,
+        environments=SERVERS,
     ),
-    _rule("round-robin", "the servers in turn", make_rule(RoundRobinPolicy)),
-    _rule("shortest-queue", "fewest requests waiting", make_rule(ShortestQueuePolicy)),
+    _rule("round-robin", "the servers in turn", make_rule(RoundRobinPolicy), *SERVERS),
+    _rule("shortest-queue", "fewest requests waiting", make_rule(ShortestQueuePolicy), *SERVERS),
+    _rule("least-kv", "least KV memory in use", make_column_rule, ROUTING),
+    _rule("quality-greedy", "best predicted quality", make_column_rule, ROUTING),
+    _rule("latency-greedy", "least expected latency per token", make_forecast_rule, ROUTING),
+    _rule("qos-greedy", "best expected quality in time, costs known", make_forecast_rule, ROUTING),
+    _rule(
+        "impact-greedy",
+        "best expected quality in time less what it puts at risk, costs known",
+        make_forecast_rule,
+        ROUTING,
+    ),
     _rule(
         "least-connections", "fewest active and queued requests", make_rule(LeastConnectionsPolicy)
     ),
