@@ -186,7 +186,8 @@ QOS_ROUTING = EnvironmentSpec(
     seeds=5,
     summary="route requests to edge experts that batch continuously (Yang et al. 2025)",
     sweeps="sweep_points",
-    evaluation={"part": "held-out", "impact_penalty": False},
+    evaluation={"part": "held-out", "impact_penalty": False, "horizon": 1000},
+    episodes=5,
 )
 
 _SPECS = {s.name: s for s in (OFFLOADING, SLO_SCHEDULING, LOAD_BALANCING, QOS_ROUTING)}

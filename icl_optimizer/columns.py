@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,7 +122,7 @@ class Quantity:
 
     def word(self, value: float) -> str:
         """Return the word for ``value`` (in ``unit``)."""
-        return self.words[int(np.searchsorted(self.edges, value, side="right"))]
+        return self.words[bisect_right(self.edges, value)]
 
     @property
     def encoded_size(self) -> int:

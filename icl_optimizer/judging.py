@@ -110,7 +110,7 @@ class JudgingPolicy(Policy):
             made_by,
             context,
             trial.propensity(action, greedy),
-            None if row is None else tuple(float(v) for v in row),
+            None if row is None else tuple(row.tolist()),
             own.seconds if own else 0.0,
             own.tokens if own else 0,
         )

@@ -161,7 +161,7 @@ class Policy(ABC):
             made_by,
             context,
             propensity,
-            None if observation is None else tuple(float(v) for v in observation),
+            None if observation is None else tuple(observation.tolist()),
         )
 
 

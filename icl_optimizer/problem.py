@@ -135,8 +135,7 @@ class Problem:
     def describe(self, observation: NDArray[Any]) -> Context:
         """Return one observation, shape ``(len(columns),)``, in words."""
         row = self.check(np.atleast_2d(observation))[0]
-        pairs = zip(self.columns, row, strict=True)
-        return Context({c.name: c.word(v) for c, v in pairs if c.spoken})
+        return Context({c.name: c.word(row[i]) for i, c in self._spoken})
 
     def describe_all(self, observations: NDArray[Any]) -> list[Context]:
         """Return a batch of observations, shape ``(n, len(columns))``, in words."""
@@ -209,7 +208,12 @@ class Problem:
     @cached_property
     def keywords(self) -> tuple[str, ...]:
         """Names of the columns that have words, in order: the keywords of every context."""
-        return tuple(c.name for c in self.columns if c.spoken)
+        return tuple(c.name for _, c in self._spoken)
+
+    @cached_property
+    def _spoken(self) -> tuple[tuple[int, Column], ...]:
+        """The columns that have words, and their places."""
+        return tuple((i, c) for i, c in enumerate(self.columns) if c.spoken)
 
     def split(self, context: Context) -> tuple[Context, tuple[Context, ...]]:
         """Return what ``context`` says about all decisions alike, and about each on its own.
