@@ -13,6 +13,7 @@ STUDIES = {
     "balancing": "run_balancing",
     "cold-start": "run_cold_start",
     "faults": "run_faults",
+    "inference": "run_inference",
     "levers": "run_levers",
     "scheduling": "run_scheduling",
 }
