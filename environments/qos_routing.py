@@ -48,7 +48,11 @@ class QoSRoutingVectorEnv(BatchedEnv):
 
     ## Rewards
     The qualities of the requests that finished in time since the last decision, minus the true
-    qualities of those that the decision puts at risk, as the action impact estimator has it.
+    qualities of those that the decision puts at risk, as the action impact estimator has it. With
+    ``reward="difference"`` the quality of service is paid at once: what the decision adds to it if
+    nothing else arrived. What later decisions take away is their own negative difference, so the
+    sum over an episode is the same, and who is to blame is known (difference rewards, Wolpert and
+    Tumer 2002; a potential-based shaping).
 
     ## Episode End
     Truncated after ``horizon`` requests; then the experts finish what they have.
@@ -166,6 +170,8 @@ class QoSRoutingVectorEnv(BatchedEnv):
         item, draws = self._item(), self._draws
         dropped = actions == self.config.experts
         expert = np.where(dropped, -1, actions)
+        at_once = self.config.reward == "difference"
+        added = self.action_values()[self._rows, actions] if at_once else None
         now = self._now(draws.arrival_s)
         self._ids_of[self._rows, item] = decision_ids
         self._penalty[self._rows, item] = self._harm(expert)
@@ -182,10 +188,11 @@ class QoSRoutingVectorEnv(BatchedEnv):
         following = draws.arrival_s[self._rows, np.minimum(item + 1, self.config.horizon - 1)]
         finished = self.bank.advance(np.where(last, np.inf, following))
         outcomes = self._outcomes(finished, np.flatnonzero(~accepted), item, actions)
-        served = outcomes.metrics["qos"][: len(finished)]
-        rewards = np.bincount(finished.env, served, minlength=self.num_envs)
+        if added is None:
+            served = outcomes.metrics["qos"][: len(finished)]
+            added = np.bincount(finished.env, served, minlength=self.num_envs)
         nothing = np.zeros(self.num_envs, dtype=np.bool_)
-        return StepResult(rewards - self._penalty[self._rows, item], outcomes, nothing)
+        return StepResult(added - self._penalty[self._rows, item], outcomes, nothing)
 
     def _harm(self, expert: Ints) -> Floats:
         """Return the true qualities that sending the present requests puts at risk, ``(E,)``."""

@@ -77,6 +77,11 @@ class QoSRoutingConfig(BaseModel):
     latency_bound_s: float = Field(
         0.03, gt=0, le=60, description="Latency per token allowed, L, seconds."
     )
+    reward: Literal["finished", "difference"] = Field(
+        "finished",
+        description="Quality of service is paid as requests finish, as in the paper; or at once: "
+        "what the decision adds if nothing else arrived. Over an episode both pay the same.",
+    )
     impact_penalty: bool = Field(
         True, description="Whether the reward takes off what the impact estimator says is harmed."
     )

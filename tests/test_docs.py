@@ -20,6 +20,7 @@ from icl_optimizer.bench.runner import BENCHMARKS
 from icl_optimizer.cli import app, expand_lists
 from icl_optimizer.environments.load_balancing_config import LoadBalancingConfig
 from icl_optimizer.environments.offloading_config import OffloadingConfig
+from icl_optimizer.environments.qos_routing_config import QoSRoutingConfig
 from icl_optimizer.environments.registry import get_spec
 from icl_optimizer.environments.slo_scheduling_config import SLOSchedulingConfig
 from icl_optimizer.forecast_config import ForecastConfig
@@ -155,6 +156,7 @@ def options(config: BaseModel) -> Iterator[tuple[str, Any]]:
         ("docs/systems/offloading.md", OffloadingConfig()),
         ("docs/systems/slo-scheduling.md", SLOSchedulingConfig()),
         ("docs/systems/load-balancing.md", LoadBalancingConfig()),
+        ("docs/systems/qos-routing.md", QoSRoutingConfig()),
     ],
 )
 def test_every_option_is_listed_with_its_default(page: str, config: BaseModel) -> None:

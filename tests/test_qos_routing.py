@@ -111,6 +111,17 @@ def test_without_penalty_the_reward_is_the_quality_of_service() -> None:
     np.testing.assert_array_equal(seen["reward"], seen["qos"])
 
 
+def test_difference_rewards_add_up_to_the_same() -> None:
+    fields: dict[str, Any] = {"horizon": 300, "arrival_rate": 5.0, "impact_penalty": False}
+    paid = [
+        played(env, in_turn(env), seed=2)
+        for reward in ("finished", "difference")
+        for env in [QoSRoutingVectorEnv(2, reward=reward, **fields)]
+    ]
+    np.testing.assert_allclose(paid[1]["total"], paid[0]["total"])
+    np.testing.assert_array_equal(paid[1]["reward"], paid[0]["reward"])
+
+
 def test_a_dropped_request_counts_for_nothing_and_harms_nobody() -> None:
     env = QoSRoutingVectorEnv(1, horizon=30, autoreset=False)
     seen = played(env, lambda *_: np.array([env.config.experts]))

@@ -49,6 +49,36 @@ OVER_RATES = (
         "everything known beforehand, on the first episodes.",
     ),
 )
+ROUTED = (
+    Measure(
+        "qos",
+        "qos-rates",
+        "Quality of service over arrival rates",
+        Axis("quality of service of a request", "0 to 1"),
+        "Mean quality of the answers; one that is too slow for the bound, or dropped, counts 0.",
+    ),
+    Measure(
+        "success_rate",
+        "in-time-rates",
+        "Requests within the latency bound",
+        Axis("within the bound", "share of requests"),
+        "Share of the requests whose latency per token stayed below the bound.",
+    ),
+    Measure(
+        "drop_rate",
+        "drops-rates",
+        "Requests dropped",
+        Axis("dropped", "share of requests"),
+        "Share of the requests that the policy dropped, or that found no room.",
+    ),
+    Measure(
+        "qos_per_gpu_s",
+        "efficiency-rates",
+        "Efficiency over arrival rates",
+        Axis("quality of service per busy GPU second", "1/s"),
+        "Quality of service over the time that GPUs were busy.",
+    ),
+)
 BY_POLICY = (
     Measure(
         "slo_violation_rate",
@@ -69,7 +99,8 @@ BY_POLICY = (
 
 def queue_figures(run: Run, palette: Palette) -> list[Figure | None]:
     """Return what there is of both kinds; None for what the run did not measure."""
-    rates = [_over_rates(run, palette, measure) for measure in OVER_RATES]
+    measures = ROUTED if run.extra_rows("qos").size else OVER_RATES
+    rates = [_over_rates(run, palette, measure) for measure in measures]
     if not run.rows("slo_violation_rate").size:
         return rates
     return [*rates, *(_by_policy(run, palette, measure) for measure in BY_POLICY)]

@@ -15,6 +15,7 @@ STUDIES = {
     "faults": "run_faults",
     "inference": "run_inference",
     "levers": "run_levers",
+    "routing": "run_routing",
     "scheduling": "run_scheduling",
 }
 
