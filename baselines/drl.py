@@ -1,4 +1,4 @@
-"""Deep-RL baselines: DQN, PPO and A2C of Stable-Baselines3 behind the policy contract."""
+"""Deep-RL baselines: learners of Stable-Baselines3 behind the policy contract."""
 
 from __future__ import annotations
 
@@ -69,7 +69,9 @@ class DrlPolicy(Policy):
                 f"policy '{self.name}' needs Stable-Baselines3 and torch: {INSTALL}."
             ) from error
         self._sb3, self._callback_classes = sb3_models, sb3_callbacks
-        self.model: Learner = sb3_models.build(self.config, self._encoded_env(), self.seed)
+        self.model: Learner = sb3_models.build(
+            self.config, self._encoded_env(), self.seed, self.problem
+        )
 
     def _encoded_env(self) -> VecEnv:
         from icl_optimizer.baselines.spaces_only import SpacesOnly
@@ -80,8 +82,8 @@ class DrlPolicy(Policy):
     def decide(self, situations: Situations, *, explore: bool = False) -> list[Decision]:
         """Decide for observations ``(n, columns)``.
 
-        ``probabilities`` are PPO's and A2C's own; DQN has none, there the softmax of its Q
-        values stands for its preference. ``propensity`` is 1 unless exploring.
+        ``probabilities`` are PPO's and A2C's own; DQN and SAC have none, there the softmax of Q
+        values or outputs stands for their preference. ``propensity`` is 1 unless exploring.
         """
         rows = observations_of(self.problem, situations)
         actions, preferences, chances = self._choose(rows, explore)
@@ -120,8 +122,8 @@ class DrlPolicy(Policy):
         A callback's ``model`` is this policy, so it predicts from plain observations.
 
         Raises:
-            ConfigurationError: PPO or A2C was loaded without its critic: an untrained one would
-                undo what the actor has learned.
+            ConfigurationError: It was loaded without its critic: an untrained one would undo what
+                the actor has learned.
         """
         self.require_env()
         if not self.has_critic:
@@ -211,7 +213,7 @@ class DrlPolicy(Policy):
         Args:
             path: The file.
             actor_only: Whether to leave out what deciding does not need: DQN's target network,
-                PPO's and A2C's critic. A policy that was loaded without critic has none to save.
+                the critic of the others. A policy that was loaded without critic has none to save.
         """
         actor_only = actor_only or not self.has_critic
         state = {
@@ -219,19 +221,31 @@ class DrlPolicy(Policy):
             for name, tensor in self.model.policy.state_dict().items()
             if not actor_only or name.startswith(self.model.deciding)
         }
-        extra = {"config": self.config.model_dump(mode="json"), "actor_only": actor_only}
+        extra = {
+            "config": self.config.model_dump(mode="json"),
+            "actor_only": actor_only,
+            "nodes": self.model.nodes,
+        }
         write_tensors(path, state, identity(self, "drl") | extra)
 
     def load(self, path: str | Path) -> Self:
         """Take over weights and settings from :meth:`save`.
 
         From a file without target network, DQN takes a copy of the network for it. From one
-        without critic, PPO and A2C decide as before but cannot learn on.
+        without critic, the others decide as before but cannot learn on. PPO that scores the experts
+        of a graph takes weights that were trained with any number of them.
+
+        Raises:
+            ConfigurationError: The file is none, or of another problem or other columns.
         """
         state, data = read_tensors(self, "drl", path)
         self.config = CONFIGS[data["config"]["algorithm"]](**data["config"])
         self.name, self.seed = data["policy"], data["seed"]
         self._build()
+        if data.get("nodes") != self.model.nodes:
+            raise ConfigurationError(
+                f"saved policy '{path}' has nodes {data['nodes']}; allowed: {self.model.nodes}."
+            )
         self.has_critic = self.model.take(state)
         self.num_timesteps = self.model.num_timesteps = data["num_timesteps"]
         return self

@@ -51,10 +51,9 @@ class DqnConfig(_NetworkConfig):
         return self.epsilon_start + share * (self.epsilon_end - self.epsilon_start)
 
 
-class PpoConfig(_NetworkConfig):
-    """Proximal policy optimisation."""
+class AnyPpoConfig(_NetworkConfig):
+    """Proximal policy optimisation, whatever the network."""
 
-    algorithm: Literal["ppo"] = Field("ppo", description="Which learner.")
     learning_rate: float = Field(3e-4, gt=0, description="Step size of the optimiser.")
     rollout: int = Field(256, ge=2, description="Decisions, over all environments, per update.")
     batch_size: int = Field(64, ge=1, description="Decisions per gradient step.")
@@ -72,6 +71,12 @@ class PpoConfig(_NetworkConfig):
     max_grad_norm: float = Field(0.5, gt=0, description="Gradients are clipped to this norm.")
 
 
+class PpoConfig(AnyPpoConfig):
+    """Proximal policy optimisation."""
+
+    algorithm: Literal["ppo"] = Field("ppo", description="Which learner.")
+
+
 class A2cConfig(_NetworkConfig):
     """Advantage actor-critic."""
 
@@ -84,8 +89,74 @@ class A2cConfig(_NetworkConfig):
     max_grad_norm: float = Field(0.5, gt=0, description="Gradients are clipped to this norm.")
 
 
-DrlConfig = DqnConfig | PpoConfig | A2cConfig
-CONFIGS: dict[str, type[DrlConfig]] = {"dqn": DqnConfig, "ppo": PpoConfig, "a2c": A2cConfig}
+class _GraphFields(BaseModel):
+    """What the learners on a graph of requests have besides."""
+
+    network: Literal["han", "mlp"] = Field(
+        "han",
+        description="Graph attention over experts and requests, or the same columns side by side.",
+    )
+    extra: bool = Field(
+        True,
+        description="Whether experts also show their backlog, the slack of their requests and the "
+        "estimated impact (beyond the paper).",
+    )
+
+
+class GraphPpoConfig(_GraphFields, AnyPpoConfig):
+    """Proximal policy optimisation on a graph; each expert is scored by the same head."""
+
+    algorithm: Literal["graph-ppo"] = Field("graph-ppo", description="Which learner.")
+    hidden: tuple[int, ...] = Field((64,), description="Width of each hidden layer of a head.")
+    activation: Activation = Field("relu", description="Nonlinearity after each hidden layer.")
+    learning_rate: float = Field(1e-3, gt=0, description="Step size of the optimiser.")
+    gamma: float = Field(
+        0.95,
+        ge=0,
+        lt=1,
+        description="Discount of later rewards; a decision is felt over the next 30 or so.",
+    )
+    gae_lambda: float = Field(0.9, ge=0, le=1, description="Generalised advantage estimation.")
+    rollout: int = Field(8192, ge=2, description="Decisions, over all environments, per update.")
+    batch_size: int = Field(1024, ge=1, description="Decisions per gradient step.")
+    epochs: int = Field(6, ge=1, description="Passes over a rollout.")
+    entropy: float = Field(0.003, ge=0, description="Weight of the entropy bonus.")
+
+
+class GraphSacConfig(_GraphFields, _NetworkConfig):
+    """Soft actor-critic with one output per decision, of which the largest is carried out."""
+
+    algorithm: Literal["graph-sac"] = Field("graph-sac", description="Which learner.")
+    hidden: tuple[int, ...] = Field((64, 64), description="Width of each hidden layer.")
+    activation: Activation = Field("relu", description="Nonlinearity after each hidden layer.")
+    learning_rate: float = Field(7e-4, gt=0, description="Step size of the optimisers.")
+    gamma: float = Field(
+        0.9,
+        ge=0,
+        lt=1,
+        description="Discount of later rewards.",
+    )
+    buffer_size: int = Field(100_000, ge=1, description="Decisions that the replay buffer keeps.")
+    batch_size: int = Field(256, ge=1, description="Replayed decisions per gradient step.")
+    learning_starts: int = Field(2000, ge=0, description="Random decisions before training.")
+    train_every: int = Field(8, ge=1, description="Decisions between two gradient steps.")
+    temperature: float = Field(
+        0.05,
+        gt=0,
+        description="Weight of the entropy at first. It is learned, but in few gradient steps it "
+        "does not get far from where it starts.",
+    )
+    tau: float = Field(0.01, gt=0, le=1, description="Share of the critics taken by their targets.")
+
+
+DrlConfig = DqnConfig | PpoConfig | A2cConfig | GraphPpoConfig | GraphSacConfig
+CONFIGS: dict[str, type[DrlConfig]] = {
+    "dqn": DqnConfig,
+    "ppo": PpoConfig,
+    "a2c": A2cConfig,
+    "graph-ppo": GraphPpoConfig,
+    "graph-sac": GraphSacConfig,
+}
 
 PRESETS: dict[str, DrlConfig] = {
     "dqn": DqnConfig(),
@@ -103,6 +174,12 @@ PRESETS: dict[str, DrlConfig] = {
         gamma=0.9, learning_rate=1e-3, rollout=64, batch_size=32, gae_lambda=0.5, entropy=0.01
     ),
     "a2c": A2cConfig(),
+    "han-ppo": GraphPpoConfig(),
+    "mlp-ppo": GraphPpoConfig(network="mlp", hidden=(128, 128)),
+    "han-sac": GraphSacConfig(),
+    "mlp-sac": GraphSacConfig(network="mlp", hidden=(128, 128)),
+    "han-ppo-no-impact": GraphPpoConfig(extra=False),
+    "han-sac-paper": GraphSacConfig(extra=False),
 }
 
 PAPER: dict[str, dict[str, DrlConfig]] = {

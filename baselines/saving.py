@@ -87,7 +87,9 @@ def _checked(policy: Policy, kind: str, path: str | Path, data: Any) -> dict[str
             f"allowed: {FORMAT_VERSION}. Train it again with this version."
         )
     mine = identity(policy, kind)
-    for field in ("kind", "problem", "labels", "keywords", "encoded_size"):
+    # a network on the nodes of a graph fits any number of them
+    sizes = () if data.get("nodes") else ("labels", "keywords", "encoded_size")
+    for field in ("kind", "problem", *sizes):
         if data[field] != mine[field]:
             raise ConfigurationError(
                 f"saved policy '{path}' has {field} {data[field]}; allowed: {mine[field]}."

@@ -6,7 +6,7 @@ import random
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -17,11 +17,24 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from torch import nn
 
-from icl_optimizer.baselines.drl_config import A2cConfig, DqnConfig, DrlConfig, PpoConfig
+from icl_optimizer.baselines.drl_config import (
+    A2cConfig,
+    AnyPpoConfig,
+    DqnConfig,
+    DrlConfig,
+    GraphPpoConfig,
+    GraphSacConfig,
+    PpoConfig,
+)
+from icl_optimizer.problem import Problem
+
+if TYPE_CHECKING:
+    from icl_optimizer.baselines.graph.learners import GraphPpo, GraphSac
 
 Floats = NDArray[np.float64]
 Features = NDArray[np.float32]
 Weights = dict[str, NDArray[np.float32]]
+Nodes = dict[str, list[str]]
 
 
 @contextmanager
@@ -49,7 +62,7 @@ def isolated_random(seed: int) -> Iterator[None]:
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
 
 
-def _network(config: DrlConfig) -> dict[str, Any]:
+def network_shape(config: DrlConfig) -> dict[str, Any]:
     """Return the shape of the networks, as Stable-Baselines3's policies take it."""
     return {"net_arch": list(config.hidden), "activation_fn": ACTIVATIONS[config.activation]}
 
@@ -95,6 +108,8 @@ class Dqn(DQN):
 
     deciding = ("q_net.",)
     """What the names of the weights begin with that deciding needs."""
+    nodes: Nodes | None = None
+    """Features of the nodes of a graph, where weights fit any number of these."""
 
     def __init__(self, config: DqnConfig, env: VecEnv, seed: int) -> None:
         """Build the networks."""
@@ -110,7 +125,7 @@ class Dqn(DQN):
             replay_buffer_class=FlatReplayBuffer,
             target_update_interval=max(config.target_update, env.num_envs),
             max_grad_norm=config.max_grad_norm,
-            policy_kwargs=_network(config),
+            policy_kwargs=network_shape(config),
             seed=seed,
             device="cpu",
         )
@@ -170,10 +185,11 @@ class Dqn(DQN):
         return actions, actions
 
 
-class _OnPolicy:
-    """What PPO and A2C share."""
+class OnPolicy:
+    """What PPO and A2C share: exact budgets, and reading and writing the deciding part."""
 
-    deciding = ("mlp_extractor.policy_net.", "action_net.")
+    deciding: tuple[str, ...] = ("mlp_extractor.policy_net.", "action_net.")
+    nodes: Nodes | None = None
     policy: Any
 
     def take(self, state: Weights) -> bool:
@@ -208,35 +224,47 @@ class _OnPolicy:
         return done
 
 
-class Ppo(_OnPolicy, PPO):
+@contextmanager
+def any_minibatch() -> Iterator[None]:
+    """Keep Stable-Baselines3 from warning of a last minibatch that is smaller; it does no harm."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="You have specified a mini-batch size")
+        yield
+
+
+def ppo_options(config: AnyPpoConfig, env: VecEnv, seed: int) -> dict[str, Any]:
+    """Return the settings of PPO as Stable-Baselines3 takes them, without the networks."""
+    return {
+        "learning_rate": config.learning_rate,
+        "n_steps": _rollout_steps(config.rollout, env),
+        "batch_size": config.batch_size,
+        "n_epochs": config.epochs,
+        "gamma": config.gamma,
+        "gae_lambda": config.gae_lambda,
+        "clip_range": config.clip_range,
+        "ent_coef": config.entropy,
+        "vf_coef": config.value_weight,
+        "max_grad_norm": config.max_grad_norm,
+        "seed": seed,
+        "device": "cpu",
+    }
+
+
+class Ppo(OnPolicy, PPO):
     """PPO with rollouts counted in decisions."""
 
     def __init__(self, config: PpoConfig, env: VecEnv, seed: int) -> None:
         """Build the networks."""
-        steps = _rollout_steps(config.rollout, env)
-        with warnings.catch_warnings():
-            # a last minibatch that is smaller does no harm
-            warnings.filterwarnings("ignore", message="You have specified a mini-batch size")
+        with any_minibatch():
             super().__init__(
                 "MlpPolicy",
                 env,
-                learning_rate=config.learning_rate,
-                n_steps=steps,
-                batch_size=config.batch_size,
-                n_epochs=config.epochs,
-                gamma=config.gamma,
-                gae_lambda=config.gae_lambda,
-                clip_range=config.clip_range,
-                ent_coef=config.entropy,
-                vf_coef=config.value_weight,
-                max_grad_norm=config.max_grad_norm,
-                policy_kwargs=_network(config),
-                seed=seed,
-                device="cpu",
+                policy_kwargs=network_shape(config),
+                **ppo_options(config, env, seed),
             )
 
 
-class A2c(_OnPolicy, A2C):
+class A2c(OnPolicy, A2C):
     """A2C with rollouts counted in decisions."""
 
     def __init__(self, config: A2cConfig, env: VecEnv, seed: int) -> None:
@@ -251,25 +279,39 @@ class A2c(_OnPolicy, A2C):
             ent_coef=config.entropy,
             vf_coef=config.value_weight,
             max_grad_norm=config.max_grad_norm,
-            policy_kwargs=_network(config),
+            policy_kwargs=network_shape(config),
             seed=seed,
             device="cpu",
         )
 
 
-Learner = Dqn | Ppo | A2c
+Learner: TypeAlias = "Dqn | Ppo | A2c | GraphPpo | GraphSac"
 
 
-def build(config: DrlConfig, env: VecEnv, seed: int) -> Learner:
-    """Return an untrained learner on ``env``, whose observations are encoded."""
-    if config.normalize_reward:
-        env = VecNormalize(env, norm_obs=False, gamma=config.gamma)
+def build(config: DrlConfig, env: VecEnv, seed: int, problem: Problem) -> Learner:
+    """Return an untrained learner on ``env``, whose observations are those of ``problem``, encoded.
+
+    Raises:
+        ConfigurationError: The learner sees a graph, and the problem has none.
+    """
+    if isinstance(config, GraphPpoConfig | GraphSacConfig):
+        from icl_optimizer.baselines.graph.learners import build_on_graph
+
+        return build_on_graph(config, env, seed, problem)
+    env = scaled(env, config)
     with isolated_random(seed):
         if isinstance(config, DqnConfig):
             return Dqn(config, env, seed)
         if isinstance(config, PpoConfig):
             return Ppo(config, env, seed)
         return A2c(config, env, seed)
+
+
+def scaled(env: VecEnv, config: DrlConfig) -> VecEnv:
+    """Return ``env`` with rewards of unit scale, where the settings ask for it."""
+    if not config.normalize_reward:
+        return env
+    return VecNormalize(env, norm_obs=False, gamma=config.gamma)
 
 
 def draw(chances: Floats, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -70,6 +70,8 @@ class PolicySpec:
         budgets: The same where it differs, by environment, or by environment and a setting as in
             ``load-balancing scenario=nominal``.
         envs: Sub-environments where their number differs, by environment.
+        training: Parameters of the environment that differ while it learns, as a reward without one
+            of its components; it is evaluated like all others.
         num_envs: Sub-environments that it learns in by default.
         in_sweeps: Whether a comparison evaluates it at further parameter points, too.
         environments: Problems it is made for; None for all.
@@ -89,10 +91,15 @@ class PolicySpec:
     environments: tuple[str, ...] | None = None
     budgets: Mapping[str, int] = field(default_factory=dict)
     envs: Mapping[str, int] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
 
     def envs_in(self, environment: str) -> int:
         """Return the number of sub-environments that the policy learns in by default."""
         return self.envs.get(environment, self.num_envs)
+
+    def training_settings(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the parameters of the environment that it learns in, where it runs with these."""
+        return {**settings, **self.training}
 
     def budget_in(self, environment: str, settings: Mapping[str, Any]) -> int:
         """Return the policy's own budget in ``environment`` with ``settings``."""

@@ -267,6 +267,12 @@ def _graph(name: str, summary: str, budget: int, num_envs: int) -> PolicySpec:
     return replace(known, environments=("qos-routing",))
 
 
+def _at_once(name: str, summary: str, budget: int, num_envs: int) -> PolicySpec:
+    """Return a learner that is paid what each decision adds, the exact form of the estimator."""
+    training = {"impact_penalty": False, "reward": "difference"}
+    return replace(_graph(name, summary, budget, num_envs), training=training)
+
+
 def _paper(name: str, summary: str) -> PolicySpec:
     environments = tuple(PAPER[name])
     budgets = PAPER_BUDGETS[name]
@@ -295,10 +301,15 @@ SHIPPED = (
     _paper("dqn-paper", "deep Q-learning, settings of the environment's paper"),
     _paper("ppo-paper", "proximal policy optimisation, settings of the environment's paper"),
     _paper("a2c-paper", "advantage actor-critic, settings of the environment's paper"),
-    _graph("han-ppo", "proximal policy optimisation on the graph of requests", 200_000, 64),
-    _graph("mlp-ppo", "proximal policy optimisation without the graph", 200_000, 64),
-    _graph("han-sac", "soft actor-critic on the graph of requests (Yang et al.)", 100_000, 16),
-    _graph("mlp-sac", "soft actor-critic without the graph", 100_000, 16),
+    _at_once("han-ppo", "proximal policy optimisation on the graph of requests", 200_000, 64),
+    _at_once("mlp-ppo", "proximal policy optimisation without the graph", 200_000, 64),
+    _at_once("han-sac", "soft actor-critic on the graph of requests", 30_000, 16),
+    _at_once("mlp-sac", "soft actor-critic without the graph", 30_000, 16),
+    _graph("han-sac-paper", "han-sac with state and reward of Yang et al.", 30_000, 16),
+    replace(
+        _graph("han-ppo-no-impact", "han-ppo without the impact estimator", 200_000, 64),
+        training={"impact_penalty": False},
+    ),
     PolicySpec("bandit", "mean reward per context and decision", make_bandit, budget=200),
     PolicySpec(
         "bandit-ageing", "bandit that forgets when rewards surprise", make_bandit, budget=200

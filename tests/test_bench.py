@@ -12,7 +12,7 @@ from langchain_core.language_models.fake_chat_models import FakeListChatModel
 from rich.console import Console
 
 from icl_optimizer.agent import ICLAgent
-from icl_optimizer.bench import learners, queues, runner
+from icl_optimizer.bench import batching, learners, queues, runner
 from icl_optimizer.bench.environments import single_rate, vector_rate
 from icl_optimizer.bench.language import PlainLoop, Tally, Workload
 from icl_optimizer.bench.result import BenchmarkResult, alternate, summarise
@@ -135,6 +135,14 @@ def test_rates_of_queues_count_whole_episodes() -> None:
     assert queues.plain_rate(plain, 2) > 0
     assert all(task.server >= 0 for task in plain.tasks)
     assert queues.core_rate(1) > 0
+
+
+def test_both_sides_serve_the_same_requests() -> None:
+    load = batching.draw_load(2, 20)
+    np.testing.assert_array_equal(load.arrival[:, 0], batching.draw_load(1, 20).arrival[:, 0])
+    assert (np.diff(load.arrival, axis=0) > 0).all()
+    assert batching.bank_rate(load) > 0
+    assert batching.plain_rate(load, 20, 1) > 0
 
 
 @pytest.mark.slow

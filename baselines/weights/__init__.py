@@ -8,13 +8,20 @@ from icl_optimizer.baselines.weights.index import (
     read_index,
     write_index,
 )
-from icl_optimizer.baselines.weights.staleness import misfit, parameters_of, probe, problem_identity
+from icl_optimizer.baselines.weights.staleness import (
+    learner_settings,
+    misfit,
+    parameters_of,
+    probe,
+    problem_identity,
+)
 
 __all__ = [
     "SHIPPED",
     "Case",
     "Entry",
     "find",
+    "learner_settings",
     "misfit",
     "parameters_of",
     "probe",

@@ -65,7 +65,7 @@ class Entry(BaseModel):
     policy_settings: dict[str, Any] = Field(description="Its configuration.")
     seed: int = Field(description="Seed of network, exploration and episodes.")
     interactions: int = Field(description="Decisions that it learned from.")
-    problem: dict[str, Any] = Field(description="Labels and columns that the network knows.")
+    problem: str = Field(description="Digest of labels and columns that the network knows.")
     probe: tuple[float, ...] = Field(description="What fixed decisions meet in the environment.")
     version: str = Field(description="Version of the package.")
     command: str = Field(description="Shell command that made the file.")

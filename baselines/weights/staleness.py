@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from functools import lru_cache
@@ -27,15 +28,25 @@ def parameters_of(environment: str, settings: Mapping[str, Any]) -> dict[str, An
     return get_spec(environment).config(settings).model_dump(mode="json")
 
 
-def problem_identity(problem: Problem) -> dict[str, Any]:
-    """Return what a network must know of a problem: labels, and how columns are encoded."""
+def learner_settings(policy: str, problem: str) -> dict[str, Any]:
+    """Return the configuration of a deep-RL policy, and what is different while it learns."""
+    from icl_optimizer.policies import get_policy_spec
+
+    settings: dict[str, Any] = preset(policy, problem).model_dump(mode="json")
+    training = dict(get_policy_spec(policy).training)
+    return settings | ({"training": training} if training else {})
+
+
+def problem_identity(problem: Problem) -> str:
+    """Return a digest of what a network must know: labels, and how columns are encoded."""
     columns = [
         {"name": c.name, "words": list(c.words), "learned": c.learned}
         if isinstance(c, Category)
         else {"name": c.name, "low": c.low, "high": c.high}
         for c in problem.columns
     ]
-    return {"labels": list(problem.labels), "columns": columns}
+    known = {"labels": list(problem.labels), "columns": columns}
+    return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
 
 def probe(environment: str, settings: Mapping[str, Any]) -> tuple[float, ...]:
@@ -70,7 +81,7 @@ def misfit(entry: Entry) -> str | None:
     problem = make(entry.environment, 1, **entry.settings).problem
     if problem_identity(problem) != entry.problem:
         return "labels or columns"
-    if preset(entry.policy, problem.name).model_dump(mode="json") != entry.policy_settings:
+    if learner_settings(entry.policy, problem.name) != entry.policy_settings:
         return f"settings of '{entry.policy}'"
     now = _probe_now(entry.environment, json.dumps(entry.settings))
     if not np.allclose(now, entry.probe, rtol=PROBE_TOLERANCE, atol=1e-6):

@@ -37,7 +37,7 @@ def train(
     if not spec.learns:
         raise ConfigurationError(f"policy '{policy}' does not learn; allowed: one that does.")
     given = pairs("--set", settings)
-    env = make(environment, spec.envs_in(environment), **given)
+    env = make(environment, spec.envs_in(environment), **spec.training_settings(given))
     model = open_llm(llm) if spec.needs_llm else None
     agent = make_policy(
         policy,

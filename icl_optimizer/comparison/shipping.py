@@ -13,6 +13,7 @@ from icl_optimizer.baselines.weights import (
     Case,
     Entry,
     find,
+    learner_settings,
     misfit,
     probe,
     problem_identity,
@@ -124,7 +125,7 @@ def _provide(case: Case, place: Path, command: str, advance: Callable[[int], Non
         settings=dict(case.settings),
         parameters=case.parameters,
         policy=case.policy,
-        policy_settings=policy.config.model_dump(mode="json"),
+        policy_settings=learner_settings(case.policy, case.environment),
         seed=case.seed,
         interactions=case.interactions,
         problem=problem_identity(policy.problem),
@@ -138,9 +139,9 @@ def _provide(case: Case, place: Path, command: str, advance: Callable[[int], Non
 
 
 def _trained(case: Case, advance: Callable[[int], None]) -> DrlPolicy:
-    env = make(
-        case.environment, get_policy_spec(case.policy).envs_in(case.environment), **case.settings
-    )
+    spec = get_policy_spec(case.policy)
+    settings = spec.training_settings(case.settings)
+    env = make(case.environment, spec.envs_in(case.environment), **settings)
     policy = make_policy(case.policy, env.problem, env=env, seed=case.seed)
     assert isinstance(policy, DrlPolicy), "deep-RL policies are"
     done = 0

@@ -104,7 +104,9 @@ class Unit:
         self.budget = unit_budget(config, policy)
         self.shipped = shipped_weights(config, policy, seed, self.budget)
         self.env = make(
-            config.environment, self.spec.envs_in(config.environment), **config.settings
+            config.environment,
+            self.spec.envs_in(config.environment),
+            **self.spec.training_settings(config.settings),
         )
         if self.model is not None:
             # failures are replayed in the order in which this very unit met them
@@ -184,7 +186,8 @@ class Unit:
     def _drift(self) -> None:
         """Let the environment change under the policy, and the held-out tasks with it."""
         config = self.config
-        self.env.change(get_spec(config.environment).config(config.final_settings))
+        changed = self.spec.training_settings(config.final_settings)
+        self.env.change(get_spec(config.environment).config(changed))
         self._metrics = None
         self.held = Held(config.environment, config.final_settings, self.seed, config.eval_tasks)
 

@@ -25,7 +25,7 @@ from icl_optimizer.studies.pieces import finish_pieces
 from icl_optimizer.studies.tables import markdown, write_study
 
 NAME = "qos-routing"
-ABLATION = ("mlp-ppo", "han-ppo-no-impact", "mlp-sac", "han-sac-no-impact")
+ABLATION = ("mlp-ppo", "han-ppo-no-impact", "mlp-sac", "han-sac-paper")
 """Learners that lack the graph or the estimator, beside those that a comparison runs by default."""
 DRAWN = (
     "icl-predict",
