@@ -171,7 +171,7 @@ class QoSRoutingVectorEnv(BatchedEnv):
         dropped = actions == self.config.experts
         expert = np.where(dropped, -1, actions)
         at_once = self.config.reward == "difference"
-        added = self.action_values()[self._rows, actions] if at_once else None
+        added = self.action_values()[self._rows, actions] if at_once else np.zeros(self.num_envs)
         now = self._now(draws.arrival_s)
         self._ids_of[self._rows, item] = decision_ids
         self._penalty[self._rows, item] = self._harm(expert)
@@ -188,9 +188,9 @@ class QoSRoutingVectorEnv(BatchedEnv):
         following = draws.arrival_s[self._rows, np.minimum(item + 1, self.config.horizon - 1)]
         finished = self.bank.advance(np.where(last, np.inf, following))
         outcomes = self._outcomes(finished, np.flatnonzero(~accepted), item, actions)
-        if added is None:
+        if not at_once:
             served = outcomes.metrics["qos"][: len(finished)]
-            added = np.bincount(finished.env, served, minlength=self.num_envs)
+            np.add.at(added, finished.env, served)
         nothing = np.zeros(self.num_envs, dtype=np.bool_)
         return StepResult(added - self._penalty[self._rows, item], outcomes, nothing)
 

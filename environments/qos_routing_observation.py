@@ -34,13 +34,14 @@ def running_requests(
     else:
         worth, answer = score[row, k], draws.answer[row, k].astype(np.float64)
     now = draws.arrival_s[row[:, 0, 0], item]
+    there = present.astype(np.float64)
     return Running(
         present,
-        draws.prompt[row, k] * present.astype(np.float64),
+        np.asarray(draws.prompt[row, k] * there),
         np.where(present, answer, 1.0),
-        bank.generated[row, k] * present.astype(np.float64),
-        (now[:, None, None] - draws.arrival_s[row, k]) * present,
-        worth * present,
+        np.asarray(bank.generated[row, k] * there),
+        (now[:, None, None] - draws.arrival_s[row, k]) * there,
+        worth * there,
     )
 
 

@@ -25,7 +25,7 @@ class Source:
     Attributes:
         score: True score of each question by each expert, ``(questions, N)``.
         predicted: The predicted one.
-        prompt: Prompt tokens of each row of the trace's part, ``(rows,)``, scaled as all lengths are.
+        prompt: Prompt tokens of each row of the trace's part, ``(rows,)``; all lengths are scaled.
         answer: Answer tokens.
         expected: Predicted answer tokens.
         arrival_s: Arrivals at the rate of the configuration, ``(rows,)``.

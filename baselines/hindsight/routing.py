@@ -80,7 +80,9 @@ def _windows(
     spans = [(0.0, total)]
     starts = np.arange(0.0, total, WINDOW_S / 2)
     spans += [(float(start), float(start) + WINDOW_S) for start in starts]
-    rows, columns, limits = [], [], []
+    rows: list[NDArray[np.int64]] = []
+    columns: list[NDArray[np.int64]] = []
+    limits: list[float] = []
     number = int(instance.score.shape[1])
     for a, b in spans:
         inside = np.flatnonzero((begin >= a) & (end <= b))

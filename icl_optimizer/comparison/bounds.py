@@ -18,6 +18,7 @@ from icl_optimizer.environments.slo_scheduling import SLOSchedulingVectorEnv
 class _Known(NamedTuple):
     """How a bound is found: for at most so many episodes, from the environment and its episode."""
 
+    environment: type[BatchedEnv]
     episodes: int
     bound: Callable[[BatchedEnv, int], float]
 
@@ -32,16 +33,18 @@ def hindsight_bounds(env: BatchedEnv, seed: int) -> NDArray[np.float64] | None:
         env: The held-out environment, whatever it is doing; it is not touched.
         seed: The seed of the evaluation.
     """
-    if type(env) not in _KNOWN:
+    name = type(env).__name__
+    if name not in _KNOWN:
         return None
     config: BaseModel = env.config  # type: ignore[attr-defined]
-    return _bounds(type(env), config.model_dump_json(), env.num_envs, seed)
+    return _bounds(name, config.model_dump_json(), env.num_envs, seed)
 
 
 @lru_cache(maxsize=256)
-def _bounds(cls: type[BatchedEnv], config: str, num_envs: int, seed: int) -> NDArray[np.float64]:
+def _bounds(name: str, config: str, num_envs: int, seed: int) -> NDArray[np.float64]:
     # a sub-environment's tasks depend on its own seed alone
-    known = _KNOWN[cls]
+    known = _KNOWN[name]
+    cls = known.environment
     count = min(known.episodes, num_envs)
     parsed = cls.config_class.model_validate_json(config)  # type: ignore[attr-defined]
     env = cls(count, parsed)
@@ -64,6 +67,9 @@ def _routing(env: BatchedEnv, index: int) -> float:
 
 
 _KNOWN = {
-    SLOSchedulingVectorEnv: _Known(10, _scheduling),
-    QoSRoutingVectorEnv: _Known(1, _routing),
+    known.environment.__name__: known
+    for known in (
+        _Known(SLOSchedulingVectorEnv, 10, _scheduling),
+        _Known(QoSRoutingVectorEnv, 1, _routing),
+    )
 }

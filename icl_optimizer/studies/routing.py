@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -49,7 +50,11 @@ DETAILS = {
 """Measures of the table at three requests per second, and their headings."""
 MEASURES = ("qos", *DETAILS)
 TRACE = "arrivals=trace"
-ELSEWHERE = ({"experts": 5}, {"experts": 5, "arrival_rate": 5.0}, {"arrival_rate": 6.0})
+ELSEWHERE: tuple[dict[str, Any], ...] = (
+    {"experts": 5},
+    {"experts": 5, "arrival_rate": 5.0},
+    {"arrival_rate": 6.0},
+)
 """Where policies that learned with three experts at 3 requests per second are run unchanged."""
 UNCHANGED = ("impact-greedy", "qos-greedy", "quality-greedy", "shortest-queue", "random", "oracle")
 
@@ -112,13 +117,13 @@ def run_elsewhere(
         for policy in (*learners, *UNCHANGED):
             for seed in range(seeds):
                 path = out / "elsewhere" / f"{index}-{policy}-{seed}.json"
-                pieces[path] = partial(_run_there, policy, dict(settings), seed)
+                pieces[path] = partial(_run_there, policy, settings, seed)
     finish_pieces("elsewhere", pieces, progress_bar=progress_bar)
     rows = [row for path in pieces for row in json.loads(path.read_text(encoding="utf-8"))]
     return pd.DataFrame(rows)
 
 
-def _run_there(policy: str, settings: dict[str, float], seed: int) -> str:
+def _run_there(policy: str, settings: dict[str, Any], seed: int) -> str:
     """Return as JSON rows what a policy reaches with these settings."""
     held = Held(NAME, settings, seed, tasks=1)
     decider = make_policy(policy, held.env.problem, env=make(NAME, 1, **settings), seed=seed)
