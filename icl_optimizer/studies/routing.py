@@ -18,9 +18,11 @@ from icl_optimizer.comparison.statistics import Estimate, estimate
 from icl_optimizer.environments.qos_routing import RATES
 from icl_optimizer.environments.registry import get_spec, make
 from icl_optimizer.errors import ConfigurationError
+from icl_optimizer.llm import load_llm
 from icl_optimizer.policies import get_policy_spec, make_policy
 from icl_optimizer.report.formatting import with_interval
 from icl_optimizer.report.palette import Entry, Palette
+from icl_optimizer.studies.forecast_speed import speed_rows
 from icl_optimizer.studies.pictures import picture, plot_series, save
 from icl_optimizer.studies.pieces import finish_pieces
 from icl_optimizer.studies.tables import markdown, write_study
@@ -81,7 +83,8 @@ def run_routing(
     everything = pd.concat([measured, elsewhere])
     path = write_study(out, "routing", everything, load_table(measured, policies))
     with path.open("a", encoding="utf-8") as file:
-        for table in (detail_table(measured, policies), elsewhere_table(elsewhere)):
+        speed = speed_rows(load_llm("llamacpp"), NAME, progress_bar=progress_bar)
+        for table in (detail_table(measured, policies), elsewhere_table(elsewhere), speed):
             file.write("\n" + markdown(table) + "\n")
     return path
 

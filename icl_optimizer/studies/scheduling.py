@@ -25,9 +25,9 @@ from icl_optimizer.llm import load_llm
 from icl_optimizer.report.formatting import with_interval
 from icl_optimizer.report.palette import Entry, Palette
 from icl_optimizer.rollout import progress
+from icl_optimizer.studies.forecast_speed import speed_rows
 from icl_optimizer.studies.pictures import picture, plot_series, save
 from icl_optimizer.studies.published import SCHEDULING
-from icl_optimizer.studies.scheduling_speed import speed_rows
 from icl_optimizer.studies.tables import markdown, write_study
 
 if TYPE_CHECKING:

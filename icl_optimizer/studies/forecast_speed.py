@@ -20,14 +20,17 @@ MEASURED = 40
 """Situations that each speed is measured on."""
 
 
-def speed_rows(model: LanguageModel, *, progress_bar: bool) -> list[list[str]]:
+def speed_rows(
+    model: LanguageModel, environment: str = "slo-scheduling", *, progress_bar: bool
+) -> list[list[str]]:
     """Return a table of decisions per second and of hit rates, the header first.
 
     Args:
         model: The language model.
+        environment: Where decisions are made; one with columns of single decisions.
         progress_bar: Whether to draw one.
     """
-    env = make("slo-scheduling", 1)
+    env = make(environment, 1)
     agent = ForecastAgent(env.problem, model, env=env, seed=0)
     rows = [["what", "value"]]
     done, before = 0, (0, 0)
@@ -39,7 +42,7 @@ def speed_rows(model: LanguageModel, *, progress_bar: bool) -> list[list[str]]:
             hits, asked = now[0] - before[0], now[1] - before[1]
             rows.append([f"hit rate, interactions {done + 1}-{end}", f"{hits / max(asked, 1):.0%}"])
             done, before = end, now
-    contexts = _situations(agent)
+    contexts = _situations(agent, environment)
     uncached = ForecastAgent(env.problem, model, ForecastConfig(cache=False))
     uncached.table = agent.table
     agent.decide(contexts)
@@ -52,9 +55,9 @@ def speed_rows(model: LanguageModel, *, progress_bar: bool) -> list[list[str]]:
     return rows
 
 
-def _situations(agent: ForecastAgent) -> list[Context]:
+def _situations(agent: ForecastAgent, environment: str) -> list[Context]:
     """Return situations as they are met, in order."""
-    env = make("slo-scheduling", MEASURED)
+    env = make(environment, MEASURED)
     observations, _ = env.reset(seed=7)
     rng = np.random.default_rng(0)
     for _ in range(10):
