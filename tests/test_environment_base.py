@@ -38,8 +38,14 @@ FURTHER: dict[str, tuple[dict[str, Any], ...]] = {
         {"start_rule": "last-finish", "when_full": "drop", "horizon": 40},
         {"trace": "azure-conversation", "scenario": "nominal", "every": 7, "horizon": 40},
     ),
+    "qos-routing": (
+        {"experts": 5, "arrivals": "trace", "arrival_rate": 20.0, "horizon": 40},
+        {"reward": "difference", "impact_penalty": False, "chunk_tokens": 256, "horizon": 40},
+    ),
 }
-SHORT = {"load-balancing": {"horizon": 50}}
+SHORT = {"load-balancing": {"horizon": 50}, "qos-routing": {"horizon": 50}}
+INTERFERING = ("qos-routing",)
+"""Here later decisions change what a decision earns; the oracle is told what each adds."""
 VARIANTS: list[Any] = [
     pytest.param(name, settings, id=f"{name}-{'-'.join(map(str, settings)) or 'default'}")
     for name in environment_names()
@@ -231,7 +237,24 @@ def check_oracle(env: BatchedEnv) -> None:
 
 @over_all
 def test_the_oracle_is_told_what_a_decision_earns(name: str, settings: dict[str, Any]) -> None:
-    check_oracle(make(name, 5, **settings))
+    if name in INTERFERING:
+        check_sum(make(name, 5, **settings, **{} if "reward" in settings else UNPENALISED))
+    else:
+        check_oracle(make(name, 5, **settings))
+
+
+UNPENALISED = {"impact_penalty": False}
+
+
+def check_sum(env: BatchedEnv) -> None:
+    """Assert that what the oracle was told of all decisions adds up to what they earned."""
+    env.reset(seed=2)
+    rows, told, paid = np.arange(env.num_envs), np.zeros(env.num_envs), np.zeros(env.num_envs)
+    for actions in random_actions(env, env.problem.horizon):
+        told += env.action_values()[rows, actions]
+        paid += env.step(actions)[1]
+    np.testing.assert_allclose(told, paid, rtol=1e-9)
+    assert (paid > 0).all()
 
 
 def test_a_wrong_oracle_is_found_out() -> None:
