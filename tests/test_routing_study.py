@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from icl_optimizer.environments.registry import make
+from icl_optimizer.comparison.evaluation import Held
+from icl_optimizer.environments.registry import get_spec, make
 from icl_optimizer.errors import ConfigurationError
 from icl_optimizer.policies import make_policy
 from icl_optimizer.studies import routing
+
+
+class ShortlyHeld(Held):
+    """Held-out requests, fewer of them."""
+
+    def __init__(self, environment: str, settings: dict[str, Any], seed: int, tasks: int) -> None:
+        super().__init__(environment, settings, seed, tasks)
+        evaluation = get_spec(environment).evaluation | {"horizon": 200}
+        self.env = make(environment, 2, **settings, **evaluation)
 
 
 def results() -> pd.DataFrame:
@@ -50,6 +61,7 @@ def test_tables_hold_the_final_evaluations_alone() -> None:
 def test_elsewhere_is_a_row_per_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(routing, "ELSEWHERE", ({"experts": 5},))
     monkeypatch.setattr(routing, "UNCHANGED", ("shortest-queue",))
+    monkeypatch.setattr(routing, "Held", ShortlyHeld)
     found = routing.run_elsewhere(tmp_path, 1, learners=("han-ppo",), progress_bar=False)
     table = routing.elsewhere_table(found)
     assert [row[0] for row in table[1:]] == ["han-ppo", "shortest-queue"]

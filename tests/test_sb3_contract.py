@@ -36,7 +36,8 @@ LEARNERS = [name for name in WITHOUT_LLM if get_policy_spec(name).learns]
 def environment(name: str, num_envs: int, *, autoreset: bool = True) -> BatchedEnv:
     if name == "tiny":
         return TinyEnv(num_envs, autoreset=autoreset)
-    return make(name, num_envs, autoreset=autoreset)
+    short = {"horizon": 60} if name == "qos-routing" else {}
+    return make(name, num_envs, autoreset=autoreset, **short)
 
 
 class Recorder(BaseCallback):
