@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from icl_optimizer.environments.base import Floats
 from icl_optimizer.environments.load_balancing_config import TRAINING_HORIZON, LoadBalancingConfig
 from icl_optimizer.environments.traces import FEATURES, RobustScaling, Trace, engineer, read_trace
+from icl_optimizer.environments.traces.reading import stamp
 from icl_optimizer.errors import ConfigurationError
 
 
@@ -60,7 +60,7 @@ def load_requests(config: LoadBalancingConfig) -> Requests:
     """
     fields = ("trace", "malformed", "scenario", "requests", "span_s", "load_factor", "every")
     chosen = config.model_dump(include={*fields, "train_share", "scaling_trace"})
-    stamps = tuple(_stamp(source) for source in (config.trace, config.scaling_trace))
+    stamps = tuple(stamp(source) for source in (config.trace, config.scaling_trace))
     key = LoadBalancingConfig(**chosen)
     arrival_s, tokens, features, scaling, constant = _arrays(_Key(key.model_dump_json(), stamps))
     begin, end = _part(config, len(tokens))
@@ -80,14 +80,6 @@ class _Key:
 
     fields: str
     stamps: tuple[tuple[int, int], ...]
-
-
-def _stamp(source: str | None) -> tuple[int, int]:
-    path = Path(source or "")
-    if not path.is_file():
-        return 0, 0
-    stat = path.stat()
-    return stat.st_size, stat.st_mtime_ns
 
 
 @lru_cache(maxsize=8)

@@ -105,7 +105,6 @@ class QoSRoutingVectorEnv(BatchedEnv):
         shape = num_envs, self.config.horizon
         self._ids_of = np.zeros(shape, dtype=np.int64)
         self._penalty, self._kv_use, self._worth = np.zeros((3, *shape))
-        self._sent = np.zeros(shape, dtype=np.int64)
         self._rows = np.arange(num_envs)
         self._high = np.array([c.high for c in self.problem.columns])
 
@@ -168,8 +167,7 @@ class QoSRoutingVectorEnv(BatchedEnv):
 
     def _advance(self, actions: Ints, decision_ids: Ints) -> StepResult:
         item, draws = self._item(), self._draws
-        dropped = actions == self.config.experts
-        expert = np.where(dropped, -1, actions)
+        expert = np.where(actions == self.config.experts, -1, actions)
         at_once = self.config.reward == "difference"
         added = self.action_values()[self._rows, actions] if at_once else np.zeros(self.num_envs)
         now = self._now(draws.arrival_s)
@@ -179,9 +177,7 @@ class QoSRoutingVectorEnv(BatchedEnv):
         accepted = self.bank.assign(
             expert, item, now, self._now(draws.prompt), self._now(draws.answer)
         )
-        sent = np.maximum(expert, 0)
-        self._sent[self._rows, item] = sent
-        self._worth[self._rows, item] = draws.score[self._rows, item, sent]
+        self._worth[self._rows, item] = draws.score[self._rows, item, np.maximum(expert, 0)]
         # who found no room harms nobody
         self._penalty[self._rows, item] *= accepted
         last = item == self.config.horizon - 1

@@ -7,11 +7,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from icl_optimizer.environments.routing_data.questions import Part
 from icl_optimizer.environments.traces.reading import check_source
 from icl_optimizer.environments.traces.rows import Malformed
 from icl_optimizer.errors import ConfigurationError
 
-Part = Literal["train", "held-out"]
 SHOWN = 10
 """Running and waiting requests of an expert that the state shows (Section IV)."""
 

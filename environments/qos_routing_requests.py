@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 
@@ -15,6 +14,8 @@ from icl_optimizer.environments.queues.arrivals import draw_arrivals
 from icl_optimizer.environments.routing_data.lengths import predict_answer_tokens
 from icl_optimizer.environments.routing_data.questions import questions
 from icl_optimizer.environments.traces import Trace, read_trace
+from icl_optimizer.environments.traces.reading import stamp
+from icl_optimizer.environments.traces.rows import Malformed
 from icl_optimizer.errors import ConfigurationError
 
 
@@ -67,9 +68,7 @@ def load_source(config: QoSRoutingConfig) -> Source:
 
 
 def _part(config: QoSRoutingConfig) -> Trace:
-    path = Path(config.trace)
-    stamp = (path.stat().st_size, path.stat().st_mtime_ns) if path.is_file() else (0, 0)
-    whole = _trace(config.trace, config.malformed, stamp)
+    whole = _trace(config.trace, config.malformed, stamp(config.trace))
     cut = int(len(whole) * config.train_share)
     part = whole.slice(0, cut) if config.part == "train" else whole.slice(cut)
     needed = config.horizon if config.arrivals == "trace" else 2
@@ -82,9 +81,9 @@ def _part(config: QoSRoutingConfig) -> Trace:
 
 
 @lru_cache(maxsize=4)
-def _trace(source: str, malformed: str, stamp: tuple[int, int]) -> Trace:
-    """Return the whole trace; ``stamp`` tells versions of a file apart."""
-    return read_trace(source, malformed=malformed)  # type: ignore[arg-type]
+def _trace(source: str, malformed: Malformed, version: tuple[int, int]) -> Trace:
+    """Return the whole trace; ``version`` tells those of a file apart."""
+    return read_trace(source, malformed=malformed)
 
 
 @dataclass(frozen=True, eq=False)

@@ -188,6 +188,15 @@ def _layout(source: str | Path, file: IO[bytes]) -> Layout:
     return Layout(len(names), (time, context, generated))
 
 
+def stamp(source: str | None) -> tuple[int, int]:
+    """Return size and time of a file, by which versions of it are told apart; zeros for none."""
+    path = Path(source or "")
+    if not path.is_file():
+        return 0, 0
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns
+
+
 def check_source(source: str | Path) -> None:
     """Raise unless ``source`` is a shipped name or a file."""
     if str(source) in SHIPPED or Path(source).is_file():
