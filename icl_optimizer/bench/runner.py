@@ -28,6 +28,7 @@ BENCHMARKS: dict[str, str] = {
     "icl_cached_vs_plain_loop": "icl_optimizer.bench.language:cached_vs_plain_loop",
     "dqn_batched_vs_single": "icl_optimizer.bench.learners:dqn_batched_vs_single",
     "ppo_batched_vs_single": "icl_optimizer.bench.learners:ppo_batched_vs_single",
+    "split_perplexity_vs_full_forward": "icl_optimizer.bench.splitting:vs_full_forward",
 }
 
 
