@@ -20,7 +20,7 @@ setup: $(READY)  ## create .venv with everything
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(TORCH)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[local,rl,report,embedding,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[local,rl,report,split,embedding,dev]'
 	$(BIN)/icl-optimizer setup
 	touch $(READY)
 

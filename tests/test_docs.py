@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from icl_optimizer.agent import ICLConfig
 from icl_optimizer.bench.runner import BENCHMARKS
 from icl_optimizer.cli import app, expand_lists
+from icl_optimizer.environments.layer_splitting_config import LayerSplittingConfig
 from icl_optimizer.environments.load_balancing_config import LoadBalancingConfig
 from icl_optimizer.environments.offloading_config import OffloadingConfig
 from icl_optimizer.environments.qos_routing_config import QoSRoutingConfig
@@ -116,7 +117,12 @@ def test_commands_parse_and_name_what_exists(words: list[str]) -> None:
     group: Any = typer.main.get_command(app)
     subcommand, *rest = expand_lists(words)
     assert subcommand in group.commands
-    given = group.commands[subcommand].make_context(subcommand, rest).params
+    command = group.commands[subcommand]
+    if hasattr(command, "commands"):
+        subcommand, *rest = rest
+        assert subcommand in command.commands
+        command = command.commands[subcommand]
+    given = command.make_context(subcommand, rest).params
     if environment := given.get("environment"):
         get_spec(environment).config(pairs(given.get("settings")))
     for policy in [*(given.get("policies") or []), *filter(None, [given.get("policy")])]:
@@ -157,6 +163,7 @@ def options(config: BaseModel) -> Iterator[tuple[str, Any]]:
         ("docs/systems/slo-scheduling.md", SLOSchedulingConfig()),
         ("docs/systems/load-balancing.md", LoadBalancingConfig()),
         ("docs/systems/qos-routing.md", QoSRoutingConfig()),
+        ("docs/systems/layer-splitting.md", LayerSplittingConfig()),
     ],
 )
 def test_every_option_is_listed_with_its_default(page: str, config: BaseModel) -> None:

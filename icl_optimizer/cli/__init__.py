@@ -8,7 +8,7 @@ from typing import NoReturn
 from rich.console import Console
 from rich.markup import escape
 
-from icl_optimizer.cli import compare, learn, machine, trace, weights
+from icl_optimizer.cli import compare, learn, machine, measure, split, trace, weights
 from icl_optimizer.cli.app import app
 from icl_optimizer.cli.options import expand_lists
 from icl_optimizer.errors import (
@@ -43,4 +43,15 @@ def _fail(message: str) -> NoReturn:
     sys.exit(2)
 
 
-__all__ = ["app", "compare", "expand_lists", "learn", "machine", "main", "trace", "weights"]
+__all__ = [
+    "app",
+    "compare",
+    "expand_lists",
+    "learn",
+    "machine",
+    "main",
+    "measure",
+    "split",
+    "trace",
+    "weights",
+]
