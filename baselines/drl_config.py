@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -77,6 +77,21 @@ class PpoConfig(AnyPpoConfig):
     algorithm: Literal["ppo"] = Field("ppo", description="Which learner.")
 
 
+class SurrogatePpoConfig(AnyPpoConfig):
+    """Proximal policy optimisation, from some point on with rewards of a surrogate."""
+
+    algorithm: Literal["ppo-surrogate"] = Field("ppo-surrogate", description="Which learner.")
+    true_rollouts: int = Field(
+        5,
+        ge=1,
+        description="Rollouts with the environment's own rewards, from which the surrogate is then "
+        "fitted (T of Algorithm 1).",
+    )
+    surrogate_steps: int = Field(
+        2000, ge=1, description="Gradient steps, on mini-batches, in which the surrogate is fitted."
+    )
+
+
 class A2cConfig(_NetworkConfig):
     """Advantage actor-critic."""
 
@@ -149,10 +164,11 @@ class GraphSacConfig(_GraphFields, _NetworkConfig):
     tau: float = Field(0.01, gt=0, le=1, description="Share of the critics taken by their targets.")
 
 
-DrlConfig = DqnConfig | PpoConfig | A2cConfig | GraphPpoConfig | GraphSacConfig
+DrlConfig = DqnConfig | PpoConfig | SurrogatePpoConfig | A2cConfig | GraphPpoConfig | GraphSacConfig
 CONFIGS: dict[str, type[DrlConfig]] = {
     "dqn": DqnConfig,
     "ppo": PpoConfig,
+    "ppo-surrogate": SurrogatePpoConfig,
     "a2c": A2cConfig,
     "graph-ppo": GraphPpoConfig,
     "graph-sac": GraphSacConfig,
@@ -182,6 +198,18 @@ PRESETS: dict[str, DrlConfig] = {
     "han-sac-paper": GraphSacConfig(extra=False),
 }
 
+SPLITTING_PPO: dict[str, Any] = {
+    "hidden": (64, 64),
+    "learning_rate": 3e-4,
+    "gamma": 0.99,
+    "clip_range": 0.2,
+    "rollout": 400,
+    "batch_size": 100,
+    "gae_lambda": 0.95,
+}
+"""PPO in Table III of Chen et al.; layers, activation, epochs: Stable-Baselines3's defaults, as in
+their public code."""
+
 PAPER: dict[str, dict[str, DrlConfig]] = {
     "dqn-paper": {
         # Table I of Mekrache et al.; from learning_starts on: left open there
@@ -207,6 +235,15 @@ PAPER: dict[str, dict[str, DrlConfig]] = {
             train_every=8,
             target_update=2_000,
         ),
+        # Chen et al. give none: defaults of Stable-Baselines3, exploration over a tenth of it all
+        "layer-splitting": DqnConfig(
+            hidden=(64, 64),
+            learning_rate=1e-4,
+            gamma=0.99,
+            buffer_size=24_000,
+            epsilon_steps=2_400,
+            target_update=10_000,
+        ),
     },
     "ppo-paper": {
         "load-balancing": PpoConfig(
@@ -217,34 +254,48 @@ PAPER: dict[str, dict[str, DrlConfig]] = {
             batch_size=256,
             entropy=0.003,
         ),
+        "layer-splitting": PpoConfig(**SPLITTING_PPO),
     },
+    "ppo-surrogate": {"layer-splitting": SurrogatePpoConfig(**SPLITTING_PPO)},
+    "ppo-surrogate-shipped": {"layer-splitting": PpoConfig(**SPLITTING_PPO)},
     "a2c-paper": {
         "load-balancing": A2cConfig(activation="relu", learning_rate=3e-4, gamma=0.99, rollout=40),
+        # Chen et al. give none: defaults of Stable-Baselines3
+        "layer-splitting": A2cConfig(hidden=(64, 64), learning_rate=7e-4, gamma=0.99, rollout=5),
     },
 }
 """Settings of the papers, by policy and problem."""
+
+SPLITTING_BUDGET = 24_000
+"""Decisions in Table IV of Chen et al."""
 
 PAPER_BUDGETS: dict[str, dict[str, int]] = {
     "dqn-paper": {
         "slo-scheduling": 10_000,
         "load-balancing": 400_000,
         "load-balancing scenario=nominal": 200_000,
+        "layer-splitting": SPLITTING_BUDGET,
     },
     "ppo-paper": {
         "load-balancing": 400_000,
         "load-balancing scenario=nominal": 200_000,
+        "layer-splitting": SPLITTING_BUDGET,
     },
-    "a2c-paper": {"load-balancing": 100_000},
+    "ppo-surrogate": {"layer-splitting": SPLITTING_BUDGET},
+    "ppo-surrogate-shipped": {"layer-splitting": SPLITTING_BUDGET},
+    "a2c-paper": {"load-balancing": 100_000, "layer-splitting": SPLITTING_BUDGET},
 }
 """Decisions that the papers' policies learn from: Table I of Mekrache et al., PPO's of Abbaraju.
 A2C, of which the latter says "comparable", has fewer: its updates are small and many."""
 
 PAPER_ENVS: dict[str, dict[str, int]] = {
-    "dqn-paper": {"slo-scheduling": 1, "load-balancing": 64},
-    "ppo-paper": {"load-balancing": 64},
-    "a2c-paper": {"load-balancing": 8},
+    "dqn-paper": {"slo-scheduling": 1, "load-balancing": 64, "layer-splitting": 8},
+    "ppo-paper": {"load-balancing": 64, "layer-splitting": 80},
+    "ppo-surrogate": {"layer-splitting": 80},
+    "ppo-surrogate-shipped": {"layer-splitting": 80},
+    "a2c-paper": {"load-balancing": 8, "layer-splitting": 1},
 }
-"""Sub-environments that they learn in."""
+"""Sub-environments that they learn in; 80 episodes of 5 decisions are a rollout of 400."""
 
 PPO_BALANCING = PpoConfig(
     activation="relu",

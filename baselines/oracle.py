@@ -14,12 +14,13 @@ from icl_optimizer.problem import Problem
 
 
 class OraclePolicy(Policy):
-    """Takes the decision with the highest immediate reward, by exhaustive search.
+    """Takes the decision with the highest value, by exhaustive search.
 
     It asks :meth:`BatchedEnv.action_values`, which knows what no policy can: the random numbers
-    of the coming step. It is myopic: where a decision changes what later ones earn (a queue),
-    it is no bound, and a policy that looks ahead may beat it. So it needs the very environment
-    that its decisions are carried out in; :meth:`bind` changes it.
+    of what is to come. Where these values are immediate rewards it is myopic: if a decision
+    changes what later ones earn (a queue), it is no bound, and a policy that looks ahead may beat
+    it. Where they look ahead to the end (layer-splitting) nothing beats it. It needs the very
+    environment that its decisions are carried out in; :meth:`bind` changes it.
 
     Args:
         problem: Labels and columns.

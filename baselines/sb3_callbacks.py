@@ -123,6 +123,21 @@ class KeepBest(BaseCallback):
             self.owner.model.policy.load_state_dict(self._best[1])
 
 
+class AfterRollout(BaseCallback):
+    """Calls a function whenever a rollout is complete, before it is learned from."""
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        """Keep the function."""
+        super().__init__()
+        self.function = function
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        self.function()
+
+
 class FunctionCallback(BaseCallback):
     """A function of ``locals`` and ``globals`` that returns False to stop (None goes on)."""
 

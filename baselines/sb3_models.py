@@ -25,6 +25,7 @@ from icl_optimizer.baselines.drl_config import (
     GraphPpoConfig,
     GraphSacConfig,
     PpoConfig,
+    SurrogatePpoConfig,
 )
 from icl_optimizer.problem import Problem
 
@@ -253,7 +254,7 @@ def ppo_options(config: AnyPpoConfig, env: VecEnv, seed: int) -> dict[str, Any]:
 class Ppo(OnPolicy, PPO):
     """PPO with rollouts counted in decisions."""
 
-    def __init__(self, config: PpoConfig, env: VecEnv, seed: int) -> None:
+    def __init__(self, config: PpoConfig | SurrogatePpoConfig, env: VecEnv, seed: int) -> None:
         """Build the networks."""
         with any_minibatch():
             super().__init__(
@@ -302,7 +303,7 @@ def build(config: DrlConfig, env: VecEnv, seed: int, problem: Problem) -> Learne
     with isolated_random(seed):
         if isinstance(config, DqnConfig):
             return Dqn(config, env, seed)
-        if isinstance(config, PpoConfig):
+        if isinstance(config, PpoConfig | SurrogatePpoConfig):
             return Ppo(config, env, seed)
         return A2c(config, env, seed)
 

@@ -156,9 +156,11 @@ class BatchedEnv(VectorEnv[NDArray[np.float32], Ints, NDArray[Any]]):
         raise ConfigurationError(f"{type(self).__name__} cannot change while it is running.")
 
     def action_values(self) -> Floats:
-        """Return the reward of every action in the present state, shape ``(E, actions)``.
+        """Return the value of every action in the present state, shape ``(E, actions)``.
 
-        Only an oracle may ask: it takes the random numbers of the coming step into account.
+        That is its reward, or what the environment says: the best sum of rewards to the end of the
+        episode, where it can be computed. Only an oracle may ask: it takes the random numbers of
+        what is to come into account.
         """
         raise ConfigurationError(f"{type(self).__name__} has no exhaustive oracle.")
 

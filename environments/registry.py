@@ -47,6 +47,8 @@ class EnvironmentSpec:
         summary: One line for listings.
         sweeps: Name of the module's function from a configuration to sweep points, if any.
         evaluation: Parameters that are different in an evaluation (the held-out part of a trace).
+        one_by_one: Parameters that are different while a policy learns that judges every decision
+            by its own outcome (whatever learns but deep RL), unless they are given.
         episodes: Least number of episodes of an evaluation.
     """
 
@@ -62,6 +64,7 @@ class EnvironmentSpec:
     summary: str
     sweeps: str | None = None
     evaluation: Mapping[str, Any] = field(default_factory=dict)
+    one_by_one: Mapping[str, Any] = field(default_factory=dict)
     episodes: int = 1
 
     def sweep_points(self, settings: Mapping[str, Any]) -> list[SweepPoint]:
@@ -190,7 +193,41 @@ QOS_ROUTING = EnvironmentSpec(
     episodes=5,
 )
 
-_SPECS = {s.name: s for s in (OFFLOADING, SLO_SCHEDULING, LOAD_BALANCING, QOS_ROUTING)}
+LAYER_SPLITTING = EnvironmentSpec(
+    name="layer-splitting",
+    gym_id="icl_optimizer/LayerSplitting-v0",
+    module="icl_optimizer.environments.layer_splitting",
+    vector_class="LayerSplittingVectorEnv",
+    single_class="LayerSplittingEnv",
+    config_class="LayerSplittingConfig",
+    policies=(
+        "icl",
+        "icl-latest",
+        "icl-greedy",
+        "ppo",
+        "a2c",
+        "dqn",
+        "bandit",
+        "knn",
+        "nearest-record",
+        "myopic-split",
+        "split-first",
+        "split-middle",
+        "split-last",
+        "random",
+        "oracle",
+    ),
+    interactions=500,
+    seeds=5,
+    summary="cut a language model between a device and the edge (Chen et al. 2024)",
+    sweeps="sweep_points",
+    evaluation={"difference": False},
+    one_by_one={"difference": True},
+)
+
+_SPECS = {
+    s.name: s for s in (OFFLOADING, SLO_SCHEDULING, LOAD_BALANCING, QOS_ROUTING, LAYER_SPLITTING)
+}
 
 
 def environment_names() -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from icl_optimizer.environments.base import BatchedEnv
+from icl_optimizer.environments.registry import EnvironmentSpec
 from icl_optimizer.errors import unknown_name
 from icl_optimizer.llm.base import LanguageModel
 from icl_optimizer.policy import Policy
@@ -97,9 +98,12 @@ class PolicySpec:
         """Return the number of sub-environments that the policy learns in by default."""
         return self.envs.get(environment, self.num_envs)
 
-    def training_settings(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+    def training_settings(
+        self, settings: Mapping[str, Any], environment: EnvironmentSpec | None = None
+    ) -> dict[str, Any]:
         """Return the parameters of the environment that it learns in, where it runs with these."""
-        return {**settings, **self.training}
+        alone = {} if environment is None or self.is_drl else environment.one_by_one
+        return {**alone, **settings, **self.training}
 
     def budget_in(self, environment: str, settings: Mapping[str, Any]) -> int:
         """Return the policy's own budget in ``environment`` with ``settings``."""

@@ -9,7 +9,14 @@ from typing import Any
 from icl_optimizer.agent import ICLAgent, ICLConfig
 from icl_optimizer.baselines.bandit import BanditPolicy
 from icl_optimizer.baselines.drl import DrlPolicy
-from icl_optimizer.baselines.drl_config import CONFIGS, PAPER, PAPER_BUDGETS, PAPER_ENVS, preset
+from icl_optimizer.baselines.drl_config import (
+    CONFIGS,
+    PAPER,
+    PAPER_BUDGETS,
+    PAPER_ENVS,
+    SurrogatePpoConfig,
+    preset,
+)
 from icl_optimizer.baselines.embedding import EmbeddingPolicy
 from icl_optimizer.baselines.forecasters import TablePolicy
 from icl_optimizer.baselines.heuristics import ConstantPolicy, RandomPolicy
@@ -26,6 +33,12 @@ from icl_optimizer.baselines.queueing import (
     ShortestQueuePolicy,
 )
 from icl_optimizer.baselines.routing import ColumnRule, ForecastRulePolicy
+from icl_optimizer.baselines.splitting import (
+    FixedSplitPolicy,
+    MyopicSplitPolicy,
+    NearestRecordPolicy,
+)
+from icl_optimizer.baselines.surrogate_ppo import SurrogatePpoPolicy
 from icl_optimizer.errors import ConfigurationError, unknown_name
 from icl_optimizer.exploration import NO_EXPLORATION, Exploration
 from icl_optimizer.forecast_agent import ForecastAgent, ForecastConfig
@@ -125,7 +138,8 @@ def make_drl(request: Request) -> Policy:
     usual = preset(request.name, request.problem.name)
     cls = CONFIGS[usual.algorithm]
     config = cls(**usual.model_dump() | request.known_settings(*cls.model_fields))
-    return DrlPolicy(request.problem, config, name=request.name, env=request.env, seed=request.seed)
+    make = SurrogatePpoPolicy if isinstance(config, SurrogatePpoConfig) else DrlPolicy
+    return make(request.problem, config, name=request.name, env=request.env, seed=request.seed)
 
 
 def make_random(request: Request) -> Policy:
@@ -196,6 +210,7 @@ def make_embedding(request: Request) -> Policy:
 QUEUES = ("slo-scheduling", "load-balancing")
 """Problems in which requests go to servers with queues."""
 ROUTING = "qos-routing"
+SPLITTING = "layer-splitting"
 SERVERS = (*QUEUES, ROUTING)
 """Problems in which columns describe single decisions."""
 
@@ -230,6 +245,12 @@ def make_forecast_rule(request: Request) -> Policy:
     return ForecastRulePolicy(
         request.problem, name=request.name, env=request.env, seed=request.seed
     )
+
+
+def make_fixed_split(request: Request) -> Policy:
+    """Return a rule that walks to one layer."""
+    request.known_settings()
+    return FixedSplitPolicy(request.problem, name=request.name, env=request.env, seed=request.seed)
 
 
 def make_forecaster(policy_class: type[ForecastingPolicy], *options: str) -> Factory:
@@ -301,6 +322,11 @@ SHIPPED = (
     _paper("dqn-paper", "deep Q-learning, settings of the environment's paper"),
     _paper("ppo-paper", "proximal policy optimisation, settings of the environment's paper"),
     _paper("a2c-paper", "advantage actor-critic, settings of the environment's paper"),
+    _paper("ppo-surrogate", "ppo-paper that fits a surrogate to its first rewards (Algorithm 1)"),
+    replace(
+        _paper("ppo-surrogate-shipped", "ppo-paper on rewards of the shipped surrogate"),
+        training={"rewards_from": "surrogate"},
+    ),
     _at_once("han-ppo", "proximal policy optimisation on the graph of requests", 200_000, 64),
     _at_once("mlp-ppo", "proximal policy optimisation without the graph", 200_000, 64),
     _at_once("han-sac", "soft actor-critic on the graph of requests", 30_000, 16),
@@ -369,10 +395,25 @@ SHIPPED = (
     _rule("score-greedy", "best mean score, whatever the queues", make_expert, "slo-scheduling"),
     _rule("score-in-time", "mean score times chance to be in time, speeds known", make_expert),
     _rule("sacrifice", "best chance to be in time, speeds known", make_expert),
+    _rule("split-first", "walk to the first layer", make_fixed_split, SPLITTING),
+    _rule("split-middle", "walk to the layer halfway", make_fixed_split, SPLITTING),
+    _rule("split-last", "walk to the deepest layer", make_fixed_split, SPLITTING),
+    _rule(
+        "myopic-split",
+        "best next reward by the measured table",
+        make_rule(MyopicSplitPolicy),
+        SPLITTING,
+    ),
+    _rule(
+        "nearest-record",
+        "walk to the layer that was best at the nearest noise and loss measured",
+        make_rule(NearestRecordPolicy),
+        SPLITTING,
+    ),
     PolicySpec("random", "every decision with the same chance", make_random, learns=False),
     PolicySpec(
         "oracle",
-        "tries every decision on the environment itself (immediate reward)",
+        "takes the decision that the environment itself knows to be best",
         make_oracle,
         needs_env=True,
         learns=False,

@@ -42,10 +42,17 @@ FURTHER: dict[str, tuple[dict[str, Any], ...]] = {
         {"experts": 5, "arrivals": "trace", "arrival_rate": 20.0, "horizon": 40},
         {"reward": "difference", "impact_penalty": False, "chunk_tokens": 256, "horizon": 40},
     ),
+    "layer-splitting": (
+        {"moves": "four", "reward": "equation", "case": "H"},
+        {"link": "correlated", "difference": True, "horizon": 9},
+        {"link": "independent", "reward": "code-initial"},
+    ),
 }
 SHORT = {"load-balancing": {"horizon": 50}, "qos-routing": {"horizon": 50}}
 INTERFERING = ("qos-routing",)
 """Here later decisions change what a decision earns; the oracle is told what each adds."""
+LOOKING_AHEAD = ("layer-splitting",)
+"""Here the oracle is told the best sum of rewards to the end of the episode."""
 VARIANTS: list[Any] = [
     pytest.param(name, settings, id=f"{name}-{'-'.join(map(str, settings)) or 'default'}")
     for name in environment_names()
@@ -190,10 +197,10 @@ def test_a_finished_episode_begins_anew_in_the_same_step(
     first = ends.reset(seed=4)[0]
     np.testing.assert_array_equal(goes_on.reset(seed=4)[0], first)
     for step, row in enumerate(actions, start=1):
-        last, *_, cut, quiet = ends.step(row)
+        last, _, over, cut, quiet = ends.step(row)
         observation, _, ended, truncated, info = goes_on.step(row)
-        assert truncated.tolist() == cut.tolist() == [step == horizon] * 2
-        assert not ended.any()
+        assert (ended | truncated).tolist() == (over | cut).tolist() == [step == horizon] * 2
+        assert not (ended & truncated).any()
         assert ("final_obs" in info) == (step == horizon)
         assert "final_obs" not in quiet
     np.testing.assert_array_equal(info["final_obs"], last)
@@ -239,6 +246,8 @@ def check_oracle(env: BatchedEnv) -> None:
 def test_the_oracle_is_told_what_a_decision_earns(name: str, settings: dict[str, Any]) -> None:
     if name in INTERFERING:
         check_sum(make(name, 5, **settings, **{} if "reward" in settings else UNPENALISED))
+    elif name in LOOKING_AHEAD:
+        check_plan(make(name, 5, **settings))
     else:
         check_oracle(make(name, 5, **settings))
 
@@ -255,6 +264,17 @@ def check_sum(env: BatchedEnv) -> None:
         paid += env.step(actions)[1]
     np.testing.assert_allclose(told, paid, rtol=1e-9)
     assert (paid > 0).all()
+
+
+def check_plan(env: BatchedEnv) -> None:
+    """Assert that a decision earns what it is worth less what the best that follows is worth."""
+    env.reset(seed=2)
+    rows, last = np.arange(env.num_envs), env.problem.horizon - 1
+    for number, actions in enumerate(random_actions(env, env.problem.horizon)):
+        worth = env.action_values()[rows, actions]
+        rewards = env.step(actions)[1]
+        ahead = env.action_values().max(axis=1) if number < last else 0.0
+        np.testing.assert_allclose(rewards, worth - ahead, atol=2e-8)
 
 
 def test_a_wrong_oracle_is_found_out() -> None:

@@ -37,7 +37,8 @@ def train(
     if not spec.learns:
         raise ConfigurationError(f"policy '{policy}' does not learn; allowed: one that does.")
     given = pairs("--set", settings)
-    env = make(environment, spec.envs_in(environment), **spec.training_settings(given))
+    training = spec.training_settings(given, get_spec(environment))
+    env = make(environment, spec.envs_in(environment), **training)
     model = open_llm(llm) if spec.needs_llm else None
     agent = make_policy(
         policy,

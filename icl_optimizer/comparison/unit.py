@@ -106,7 +106,7 @@ class Unit:
         self.env = make(
             config.environment,
             self.spec.envs_in(config.environment),
-            **self.spec.training_settings(config.settings),
+            **self.spec.training_settings(config.settings, get_spec(config.environment)),
         )
         if self.model is not None:
             # failures are replayed in the order in which this very unit met them
@@ -186,8 +186,9 @@ class Unit:
     def _drift(self) -> None:
         """Let the environment change under the policy, and the held-out tasks with it."""
         config = self.config
-        changed = self.spec.training_settings(config.final_settings)
-        self.env.change(get_spec(config.environment).config(changed))
+        environment = get_spec(config.environment)
+        changed = self.spec.training_settings(config.final_settings, environment)
+        self.env.change(environment.config(changed))
         self._metrics = None
         self.held = Held(config.environment, config.final_settings, self.seed, config.eval_tasks)
 
