@@ -95,4 +95,5 @@ class NearestRecordPolicy(SplittingRule):
     ) -> NDArray[np.float64]:
         rewards = self.expert.layer_rewards(self.expert.nearest_measured(rows))
         best = rewards.argmax(axis=1) + 1
-        return np.abs(reached - best[:, None]).astype(np.float64)
+        costs: NDArray[np.float64] = np.abs(reached - best[:, None]).astype(np.float64)
+        return costs

@@ -176,7 +176,7 @@ def _train(
         error = network(inputs[rows])[:, 0] - target[rows]
         loss = (weight[rows] * error**2).mean()
         optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimiser.step()
         schedule.step()
     return network
@@ -235,7 +235,7 @@ def _parts(records: pd.DataFrame, folds: int, by: HeldOut, seed: int) -> Ints:
     if by == "record":
         unit = np.arange(len(records))
     elif by == "cell":
-        unit = records.groupby(["split", "loss"]).ngroup().to_numpy(np.int64)
+        unit = np.asarray(records.groupby(["split", "loss"]).ngroup())
     else:
         raise ConfigurationError(f"by is {by!r}; allowed: 'record' or 'cell'.")
     count = int(unit.max(initial=-1)) + 1

@@ -82,9 +82,9 @@ class LayerSplittingConfig(BaseModel):
         description="Of noise, and of fading, from step to step (link=correlated). Assumption.",
     )
     reward: RewardForm = Field(
-        "code",
-        description="The public code's reward with a surrogate, eq. (8) as printed, or the code's "
-        "reward with a real model.",
+        "equation",
+        description="Eq. (8), the public code's reward with a surrogate, or the code's reward with "
+        "a real model.",
     )
     quality_weight: float | None = Field(
         None,

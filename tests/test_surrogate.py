@@ -27,6 +27,7 @@ from icl_optimizer.errors import ConfigurationError
 from icl_optimizer.policies import get_policy_spec, make_policy
 from icl_optimizer.policy import Policy
 from icl_optimizer.rollout import Rollout
+from icl_optimizer.studies.training_cost import measure_training, peak_memory
 
 SCATTER = 0.1
 WHERE = Bounds((1.0, 0.0, 0.0), (10.0, 2.0, 0.3))
@@ -352,6 +353,20 @@ def test_other_environments_are_refused() -> None:
         )
     with pytest.raises(ConfigurationError, match="asked about 'tiny'; allowed: layer-splitting"):
         make_policy("ppo-surrogate", TinyEnv(2).problem)
+
+
+@pytest.mark.slow
+def test_memory_is_that_of_a_process_of_its_own() -> None:
+    held = np.ones(200_000_000, dtype=np.uint8)
+    cost = measure_training(
+        "layer-splitting", "ppo-surrogate-shipped", decisions=400, settings={"case": "L"}
+    )
+    assert cost.decisions == 400
+    assert 0 < cost.train_s < cost.process_s
+    assert 100 < cost.peak_mb < 1_000
+    assert peak_memory() > held.nbytes
+    with pytest.raises(ConfigurationError, match="case is 'B'"):
+        measure_training("layer-splitting", "ppo-paper", settings={"case": "B"})
 
 
 def test_settings_are_those_of_table_three() -> None:

@@ -108,7 +108,7 @@ class MeasuredTable:
             ConfigurationError: A combination of split, noise and loss was not measured.
         """
         means = records.groupby(["split", "sigma", "loss"])["extra_nats"].mean()
-        axes = [means.index.levels[i] for i in range(3)]
+        axes = [sorted(set(records[name])) for name in ("split", "sigma", "loss")]
         complete = means.reindex(pd.MultiIndex.from_product(axes))
         if complete.isna().any():
             missing = complete.index[complete.isna()][0]

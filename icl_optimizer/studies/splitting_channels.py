@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import as_file, files
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from icl_optimizer.environments.splitting.channel import Channel, fading_scale
@@ -89,7 +89,8 @@ def channel_means(records: pd.DataFrame) -> pd.DataFrame:
 
     The mean is over nats per token, so that it is the perplexity of all texts together.
     """
-    return np.exp(records.groupby(["split", "channel"])["extra_nats"].mean().unstack())
+    means = records.groupby(["split", "channel"])["extra_nats"].mean().unstack()
+    return means.map(math.exp)
 
 
 def channels_table(records: pd.DataFrame) -> list[list[str]]:

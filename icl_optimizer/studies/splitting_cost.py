@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from icl_optimizer.baselines.drl_config import preset
+from icl_optimizer.baselines.drl_config import SurrogatePpoConfig, preset
 from icl_optimizer.comparison.statistics import Estimate
 from icl_optimizer.environments.registry import make
 from icl_optimizer.environments.splitting.records import shipped_records
@@ -99,8 +99,9 @@ def _true_steps(policy: str, cost: TrainingCost) -> int:
     if get_policy_spec(policy).training.get("rewards_from") == "surrogate":
         return 0
     config = preset(policy, NAME)
-    rollouts = getattr(config, "true_rollouts", None)
-    return cost.decisions if rollouts is None else rollouts * config.rollout
+    if isinstance(config, SurrogatePpoConfig):
+        return config.true_rollouts * config.rollout
+    return cost.decisions
 
 
 def _duration(seconds: float) -> str:

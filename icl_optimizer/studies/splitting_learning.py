@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from icl_optimizer.comparison.evaluation import HELD_OUT, Held
+from icl_optimizer.decision import Outcome
 from icl_optimizer.environments.registry import get_spec, make
 from icl_optimizer.policies import get_policy_spec, make_policy
 from icl_optimizer.policy import Policy
@@ -93,7 +94,8 @@ def _choose(trained: Trained) -> str:
     rollout.reset(seed=HELD_OUT + 1000 * trained.seed)
     assert rollout.observations is not None
     link = rollout.observations[:, :2].tolist()
-    rewards, outcomes = np.zeros(EPISODES), []
+    rewards = np.zeros(EPISODES)
+    outcomes: list[Outcome] = []
     for _ in range(env.problem.horizon):
         _, outcomes, reward = rollout.step()
         rewards += reward / env.problem.horizon
