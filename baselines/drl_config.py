@@ -189,6 +189,7 @@ PRESETS: dict[str, DrlConfig] = {
     "ppo-tuned": PpoConfig(
         gamma=0.9, learning_rate=1e-3, rollout=64, batch_size=32, gae_lambda=0.5, entropy=0.01
     ),
+    "ppo-split": PpoConfig(learning_rate=1e-3, rollout=4_000, batch_size=500, entropy=0.001),
     "a2c": A2cConfig(),
     "han-ppo": GraphPpoConfig(),
     "mlp-ppo": GraphPpoConfig(network="mlp", hidden=(128, 128)),

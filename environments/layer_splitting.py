@@ -168,6 +168,8 @@ class LayerSplittingVectorEnv(BatchedEnv):
         for step in reversed(range(horizon)):
             state = rewards[:, min(step + 1, times - 1)]
             stay = state[:, :, None] if self.config.difference else 0.0
+            if self.config.from_start:
+                stay = state[self._rows, self._links.start - 1][:, None, None]
             values[step] = (state + later)[:, self._reached] - stay
             later = values[step].max(axis=2)
         present = np.minimum(self.elapsed, horizon - 1)
@@ -189,7 +191,12 @@ class LayerSplittingVectorEnv(BatchedEnv):
             "split_layer": new.astype(np.float64),
             "ue_load": ue_load(new, self.config),
         }
-        paid = reward - stay if self.config.difference else reward
+        paid = reward
+        if self.config.difference:
+            paid = reward - stay
+        elif self.config.from_start:
+            start = self._links.start
+            paid = reward - reward_of(self.config, start, self._nats_of(start, time), first)
         nothing = np.zeros(self.num_envs, dtype=np.bool_)
         outcomes = Outcomes(decision_ids, paid, reward >= stay, nothing, metrics)
         return StepResult(paid, outcomes, self.elapsed + 1 >= self.config.horizon)

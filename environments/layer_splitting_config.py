@@ -101,6 +101,12 @@ class LayerSplittingConfig(BaseModel):
         False,
         description="Pay what a move changes: the reward less that of staying under the same link.",
     )
+    from_start: bool = Field(
+        False,
+        description="Pay the reward less that of the episode's first split under the same link. "
+        "With a block link that is a constant of the episode: what is best stays best, and a "
+        "learner need not tell good moves from good links.",
+    )
     input_tokens: int = Field(
         20,
         ge=1,
@@ -133,6 +139,8 @@ class LayerSplittingConfig(BaseModel):
             raise ValueError(
                 f"start_high is {self.starts[1]}; allowed: up to {self.deepest}, the deepest split"
             )
+        if self.difference and self.from_start:
+            raise ValueError("difference and from_start are both True; allowed: one of them")
         if self.model is not None and self.rewards_from != "live":
             raise ValueError(
                 f"model is {self.model!r} with rewards_from={self.rewards_from}; allowed: None, or "

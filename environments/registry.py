@@ -202,13 +202,14 @@ LAYER_SPLITTING = EnvironmentSpec(
     config_class="LayerSplittingConfig",
     policies=(
         "icl",
-        "icl-latest",
         "icl-greedy",
-        "ppo",
-        "a2c",
-        "dqn",
         "bandit",
         "knn",
+        "ppo-split",
+        "ppo-paper",
+        "ppo-surrogate",
+        "a2c-paper",
+        "dqn-paper",
         "nearest-record",
         "myopic-split",
         "split-first",
@@ -221,7 +222,7 @@ LAYER_SPLITTING = EnvironmentSpec(
     seeds=5,
     summary="cut a language model between a device and the edge (Chen et al. 2024)",
     sweeps="sweep_points",
-    evaluation={"difference": False},
+    evaluation={"difference": False, "from_start": False},
     one_by_one={"difference": True},
 )
 

@@ -327,6 +327,11 @@ SHIPPED = (
         _paper("ppo-surrogate-shipped", "ppo-paper on rewards of the shipped surrogate"),
         training={"rewards_from": "surrogate"},
     ),
+    replace(
+        _drl("ppo-split", "proximal policy optimisation, tuned to split", 400_000, num_envs=80),
+        training={"from_start": True},
+        environments=(SPLITTING,),
+    ),
     _at_once("han-ppo", "proximal policy optimisation on the graph of requests", 200_000, 64),
     _at_once("mlp-ppo", "proximal policy optimisation without the graph", 200_000, 64),
     _at_once("han-sac", "soft actor-critic on the graph of requests", 30_000, 16),

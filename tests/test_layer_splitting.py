@@ -49,12 +49,12 @@ def step(env: LayerSplittingVectorEnv, action: int) -> tuple[float, Any]:
 
 
 def test_the_code_pays_quality_and_a_light_device() -> None:
-    reward, outcomes = step(begun_at(3), DEEPER)
+    reward, outcomes = step(begun_at(3, reward="code"), DEEPER)
     # layer 4 costs 0.4 nats: f = exp(-0.4)
     assert reward == pytest.approx(10 * 0.670320046 + 0.6)
     assert outcomes.metrics["perplexity_ratio"][0] == pytest.approx(1.491824698)
     assert outcomes.metrics["split_layer"][0] == 4
-    reward, _ = step(begun_at(3, quality_weight=2, load_weight=0.5), DEEPER)
+    reward, _ = step(begun_at(3, reward="code", quality_weight=2, load_weight=0.5), DEEPER)
     assert reward == pytest.approx(2 * 0.670320046 + 0.3)
 
 
@@ -74,15 +74,26 @@ def test_the_code_with_a_model_compares_with_the_first_state() -> None:
 
 
 def test_a_difference_is_what_the_move_changed() -> None:
-    env = begun_at(3, difference=True)
+    env = begun_at(3, reward="code", difference=True)
     change = 10 * (np.exp(-0.4) - np.exp(-0.3)) - 0.1
     assert step(env, DEEPER)[0] == pytest.approx(change)
     assert step(env, STAY)[0] == 0.0
     assert step(env, SHALLOWER)[0] == pytest.approx(-change)
 
 
+def test_paid_against_the_start_an_episode_lacks_a_constant() -> None:
+    plain, less = begun_at(3), begun_at(3, from_start=True)
+    moves = (DEEPER, DEEPER, SHALLOWER, STAY)
+    gaps = [step(plain, move)[0] - step(less, move)[0] for move in moves]
+    assert gaps == pytest.approx([gaps[0]] * len(moves))
+    assert step(begun_at(3, from_start=True), STAY)[0] == 0
+    # so the oracle's values differ by the same in every state
+    ahead = begun_at(3).action_values() - begun_at(3, from_start=True).action_values()
+    assert ahead[0] == pytest.approx([ahead[0, 0]] * 3)
+
+
 def test_the_state_that_a_decision_leads_to_is_paid_under_the_next_link() -> None:
-    env = tiny_splitting(4, link="independent")
+    env = tiny_splitting(4, link="independent", reward="code")
     env.reset(seed=1)
     seen, rewards, *_ = env.step(np.full(4, STAY))
     sigma, loss, split, _ = seen.astype(np.float64).T
@@ -332,7 +343,7 @@ def test_who_judges_decisions_one_by_one_learns_from_differences() -> None:
     assert settings == {"icl": {"difference": True}, "ppo": {}}
     given = {"difference": False}
     assert get_policy_spec("bandit").training_settings(given, spec) == given
-    assert spec.evaluation == given
+    assert spec.evaluation == {"difference": False, "from_start": False}
 
 
 # --- words

@@ -243,3 +243,15 @@ def test_records_tell_noise_and_loss() -> None:
     rows = {"split": [1], "channel": ["sigma=1.5,loss=0.12"], "draw": [0], "text": [0]}
     found = link_records(pd.DataFrame(rows | {"extra_nats": [0.3]}))
     assert found[["sigma", "loss"]].to_numpy().tolist() == [[1.5, 0.12]]
+
+
+def test_smoothing_keeps_a_cubic_and_takes_noise_away() -> None:
+    sigmas, losses = np.linspace(0, 2, 5), np.linspace(0, 0.3, 11)
+    s, x = np.meshgrid(sigmas / 2, losses / 0.3, indexing="ij")
+    truth = np.stack([s**2 + x, 2 * s * x + x**3])
+    noise = np.random.default_rng(0).normal(0, 0.1, truth.shape)
+    table = MeasuredTable((1, 2), sigmas, losses, truth).smoothed()
+    assert table.mean == pytest.approx(truth, abs=1e-9)
+    noisy = MeasuredTable((1, 2), sigmas, losses, truth + noise).smoothed()
+    assert np.square(noisy.mean - truth).mean() < 0.4 * np.square(noise).mean()
+    assert noisy.extra_nats(1, 0.0, 0.0) == 0

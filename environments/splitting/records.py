@@ -23,6 +23,7 @@ SPLITS = tuple(range(1, 11))
 SIGMAS = (0.0, 0.5, 1.0, 1.5, 2.0)
 LOSSES = tuple(round(0.03 * i, 2) for i in range(11))
 DRAWS = 18
+SMOOTHING = 3
 Floats = NDArray[np.float64]
 
 
@@ -119,6 +120,23 @@ class MeasuredTable:
         mean = complete.to_numpy().reshape(len(splits), len(sigmas), len(losses))
         return cls([int(s) for s in splits], sigmas, losses, mean)
 
+    def smoothed(self, degree: int = SMOOTHING) -> MeasuredTable:
+        """Return the table with a polynomial in noise and loss for every split, 0 without either.
+
+        What is left of the records' scatter in the means would else be hills and valleys of the
+        reward that are not there. Means of half of the shipped records foretell those of the other
+        half with a mean squared error of 0.0058, and of 0.0036 when they are smoothed by a cubic;
+        the scatter of the other half is 0.0029 of that.
+        """
+        s, x = (np.asarray(axis) / axis[-1] for axis in (self.sigmas, self.losses))
+        powers = [(i, j) for i in range(degree + 1) for j in range(degree + 1 - i) if i + j]
+        terms = np.stack([np.outer(s**i, x**j).ravel() for i, j in powers], axis=1)
+        flat = self.mean.reshape(len(self.splits), -1).T
+        fitted = terms @ np.linalg.lstsq(terms, flat, rcond=None)[0]
+        return MeasuredTable(
+            self.splits, self.sigmas, self.losses, fitted.T.reshape(self.mean.shape)
+        )
+
     def extra_nats(self, split: ArrayLike, sigma: ArrayLike, loss: ArrayLike) -> Floats:
         """Return ``ln(PPL / PPL_clean)``, linear between measured noise and loss.
 
@@ -166,5 +184,5 @@ def shipped_records() -> pd.DataFrame:
 
 @cache
 def shipped_table() -> MeasuredTable:
-    """Return the means of the shipped measurements."""
-    return MeasuredTable.of(shipped_records())
+    """Return the means of the shipped measurements, smoothed over noise and loss."""
+    return MeasuredTable.of(shipped_records()).smoothed()

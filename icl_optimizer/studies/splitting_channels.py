@@ -132,6 +132,8 @@ def draw_channels(models: Mapping[str, pd.DataFrame], path: Path) -> None:
                     column.index, column, color=style.color, linewidth=1.6, marker=".", label=label
                 )
         axes.set(title=panel.title, yscale="log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
         axes.set(xlabel="layers on the device", ylabel="perplexity / clean perplexity")
         axes.legend(frameon=False, fontsize="small")
     save(drawing, picture(1, 1)[1][0], path)
