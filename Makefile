@@ -28,7 +28,7 @@ demo: $(READY)  ## compare policies on offloading with the embedded model; write
 	$(BIN)/icl-optimizer compare offloading --out runs/demo --resume
 
 test: lint typecheck $(READY)  ## lint, types and all tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(READY)  ## ruff
 	$(BIN)/ruff check .

@@ -6,11 +6,12 @@ from icl_optimizer.environments.layer_splitting_config import LayerSplittingConf
 from icl_optimizer.forecast import Expert
 from icl_optimizer.problem import Column, Problem, Quantity
 
-LEVELS = ("low", "medium", "high")
+LEVELS = ("low", "high")
 NOISE, LOSS = 2.0, 0.3
 """Ranges of the columns at least, whatever the case, so that what was learned in one can be asked
 in another."""
-PLACES, LOADS = ("early", "middle", "late"), ("light", "moderate", "heavy")
+PLACES, LOADS = ("early", "late"), ("light", "heavy")
+NOISE_EDGE, LOSS_EDGE = 1.0, 0.1
 REACH = {"one": 1, "four": 4}
 """Layers that a decision may move the split by."""
 
@@ -32,18 +33,17 @@ def move_labels(config: LayerSplittingConfig) -> tuple[str, ...]:
 def build_problem(config: LayerSplittingConfig, expert: Expert | None = None) -> Problem:
     """Return labels and observation columns for ``config``.
 
-    Every column has three words, by thirds of its range. Those of split and load part the same
-    layers, so that the second keyword adds no situations to the first.
+    Every column has two words: noise and loss below and above what parts the layers that are best,
+    split and load by halves. These two part the same layers, so that the second keyword adds no
+    situations to the first. The eight situations are enough to decide well: who knows the mean
+    change by each move in each of them reaches an optimality of 0.95 in case A. With more words
+    for the layer it is less: a hill between good layers then stops who looks one move ahead.
     """
     last = config.deepest
     columns: tuple[Column, ...] = (
-        Quantity("Noise", "", 0.0, max(NOISE, config.sigma_high), _thirds(0.0, NOISE), LEVELS),
-        Quantity("Loss", "", 0.0, max(LOSS, config.losses[1]), _thirds(0.0, LOSS), LEVELS),
-        Quantity("Split", "layers", 1.0, float(last), _thirds(1.0, last), PLACES),
-        Quantity("UE load", "", 0.0, 1.0, _thirds(0.0, 1.0), LOADS),
+        Quantity("Noise", "", 0.0, max(NOISE, config.sigma_high), (NOISE_EDGE,), LEVELS),
+        Quantity("Loss", "", 0.0, max(LOSS, config.losses[1]), (LOSS_EDGE,), LEVELS),
+        Quantity("Split", "layers", 1.0, float(last), ((1 + last) / 2,), PLACES),
+        Quantity("UE load", "", 0.0, 1.0, (0.5,), LOADS),
     )
     return Problem("layer-splitting", move_labels(config), columns, config.horizon, expert=expert)
-
-
-def _thirds(low: float, high: float) -> tuple[float, float]:
-    return low + (high - low) / 3, low + (high - low) * 2 / 3

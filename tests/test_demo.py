@@ -19,8 +19,8 @@ def test_the_demo_runs_at_a_reduced_size(tmp_path: Path) -> None:
         *(sys.executable, "-c", "from icl_optimizer.cli import main; main()"),
         # a relative folder, as the demo has it
         *("compare", "offloading", "--out", "runs/demo", "--resume"),
-        *("--seeds", "1", "--interactions", "20", "--drl-interactions", "40"),
-        *("--eval-tasks", "50", "--quiet"),
+        *("--seeds", "1", "--interactions", "10", "--drl-interactions", "20"),
+        *("--set", "horizon=10", "--eval-tasks", "10", "--quiet"),
     ]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=300, check=False, cwd=tmp_path

@@ -353,7 +353,7 @@ def test_a_situation_in_words() -> None:
     problem = build_problem(LayerSplittingConfig())
     assert problem.labels == ("shallower", "stay", "deeper")
     context = problem.describe(np.array([1.2, 0.04, 7.0, 0.67]))
-    assert dict(context) == {"Noise": "medium", "Loss": "low", "Split": "late", "UE load": "heavy"}
+    assert dict(context) == {"Noise": "high", "Loss": "low", "Split": "late", "UE load": "heavy"}
 
 
 def test_split_and_load_part_the_same_layers() -> None:
@@ -361,7 +361,7 @@ def test_split_and_load_part_the_same_layers() -> None:
     layers = np.arange(1, 11)
     rows = np.stack([0 * layers, 0 * layers, layers, ue_load(layers, config)], axis=1)
     told = [(c["Split"], c["UE load"]) for c in build_problem(config).describe_all(rows)]
-    expected = [("early", "light")] * 3 + [("middle", "moderate")] * 3 + [("late", "heavy")] * 4
+    expected = [("early", "light")] * 5 + [("late", "heavy")] * 5
     assert told == expected
 
 
