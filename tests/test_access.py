@@ -33,7 +33,7 @@ ICL: dict[str, Any] = {
     "policies": ("icl", "random"),
     "seeds": 2,
     "interactions": 30,
-    "eval_tasks": 60,
+    "eval_tasks": 20,
 }
 
 
@@ -198,8 +198,8 @@ def test_the_command_line_stops_at_the_budget_and_says_how_to_go_on(
     folder = tmp_path / "run"
     arguments = [
         *("compare", "offloading", "--policies", "icl", "random", "--seeds", "1"),
-        *("--interactions", "40", "--eval-tasks", "50", "--no-sweeps", "--quiet"),
-        *("--out", str(folder)),
+        *("--interactions", "10", "--set", "horizon=10", "--eval-tasks", "10"),
+        *("--no-sweeps", "--quiet", "--out", str(folder)),
     ]
     assert call(*arguments, "--max-calls", "8") == 3
     out = capsys.readouterr().out

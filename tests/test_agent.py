@@ -465,7 +465,7 @@ def test_the_scripted_model_is_not_simply_right(prompts: Path) -> None:
 
 
 @pytest.mark.llm
-@pytest.mark.parametrize(("inverted", "seed"), [(False, 0), (False, 1), (True, 0)])
+@pytest.mark.parametrize(("inverted", "seed"), [(False, 0), (True, 0)])
 def test_the_embedded_model_learns_to_offload(inverted: bool, seed: int) -> None:
     # inverted, the names of the decisions mislead, so nothing but experience helps
     env = make("offloading", 1, inverted=inverted)

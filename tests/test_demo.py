@@ -19,7 +19,7 @@ def test_the_demo_runs_at_a_reduced_size(tmp_path: Path) -> None:
         *(sys.executable, "-c", "from icl_optimizer.cli import main; main()"),
         # a relative folder, as the demo has it
         *("compare", "offloading", "--out", "runs/demo", "--resume"),
-        *("--seeds", "1", "--interactions", "10", "--drl-interactions", "20"),
+        *("--seeds", "1", "--interactions", "6", "--drl-interactions", "20"),
         *("--set", "horizon=10", "--eval-tasks", "10", "--quiet"),
     ]
     done = subprocess.run(

@@ -268,7 +268,7 @@ def model() -> Iterator[LlamaCpp]:
 def test_the_embedded_model_learns(name: str, model: LlamaCpp, tmp_path: Path) -> None:
     prompts = write_templates(tmp_path)
     policy = make_policy(name, PROBLEM, model=model, seed=0, prompts=prompts)
-    policy.learn_from(random_log(60))
+    policy.learn_from(random_log(40))
     paid = np.where(np.array(answers(policy)) == ANSWERS, RIGHT, WRONG).mean()
     # random choice earns (8 - 12) / 2 = -2 on average, the oracle 8
     assert (paid + 2) / 10 > 0.9
