@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icl_optimizer.baselines.drl_config import CONFIGS, DqnConfig, DrlConfig, preset
-from icl_optimizer.baselines.saving import identity, read_tensors, write_tensors
+from icl_optimizer.baselines.saving import identity, read_tensors
 from icl_optimizer.decision import Decision, Outcome, Situations
 from icl_optimizer.environments.base import BatchedEnv
 from icl_optimizer.errors import ConfigurationError, MissingDependencyError
 from icl_optimizer.policy import Policy, observations_of
 from icl_optimizer.problem import Problem
 from icl_optimizer.rollout import ensure_logger, progress
+from icl_optimizer.tensors import write_tensors
 
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv

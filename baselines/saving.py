@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
+from icl_optimizer import tensors
 from icl_optimizer.errors import ConfigurationError
 from icl_optimizer.policy import Policy
 
@@ -53,29 +53,12 @@ def read_json(policy: Policy, kind: str, path: str | Path) -> dict[str, Any]:
     return _checked(policy, kind, path, data)
 
 
-def write_tensors(
-    path: str | Path, tensors: Mapping[str, NDArray[Any]], data: Mapping[str, Any]
-) -> None:
-    """Write named arrays as safetensors, with ``data`` as JSON in the file's metadata."""
-    from safetensors.numpy import save_file
-
-    arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-    save_file(arrays, str(path), metadata={"icl_optimizer": json.dumps(data)})
-
-
 def read_tensors(
     policy: Policy, kind: str, path: str | Path
 ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    """Return arrays and data of :func:`write_tensors`, or raise as :func:`read_json` does."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(str(path), framework="np") as file:
-            metadata = file.metadata() or {}
-            data = _checked(policy, kind, path, json.loads(metadata.get("icl_optimizer", "{}")))
-            return {name: file.get_tensor(name) for name in file.keys()}, data  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise ConfigurationError(f"saved policy '{path}' cannot be read: {error}.") from error
+    """Return arrays and data of a saved policy, or raise as :func:`read_json` does."""
+    arrays, data = tensors.read_tensors(path, "saved policy")
+    return arrays, _checked(policy, kind, path, data)
 
 
 def _checked(policy: Policy, kind: str, path: str | Path, data: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from icl_optimizer.environments.base import BatchedEnv
-from icl_optimizer.environments.registry import EnvironmentSpec
+from icl_optimizer.environments.registry import EnvironmentSpec, get_spec, make
 from icl_optimizer.errors import unknown_name
 from icl_optimizer.llm.base import LanguageModel
 from icl_optimizer.policy import Policy
@@ -104,6 +104,11 @@ class PolicySpec:
         """Return the parameters of the environment that it learns in, where it runs with these."""
         alone = {} if environment is None or self.is_drl else environment.one_by_one
         return {**alone, **settings, **self.training}
+
+    def training_env(self, environment: str, settings: Mapping[str, Any]) -> BatchedEnv:
+        """Return what the policy learns in, where it runs in ``environment`` with ``settings``."""
+        learned = self.training_settings(settings, get_spec(environment))
+        return make(environment, self.envs_in(environment), **learned)
 
     def budget_in(self, environment: str, settings: Mapping[str, Any]) -> int:
         """Return the policy's own budget in ``environment`` with ``settings``."""

@@ -192,7 +192,7 @@ def test_the_comparison_trains_in_the_training_environment(monkeypatch: pytest.M
         made.append(settings)
         return make(name, num_envs, **settings)
 
-    monkeypatch.setattr("icl_optimizer.comparison.unit.make", noted)
+    monkeypatch.setattr("icl_optimizer.policy_spec.make", noted)
     config = ComparisonConfig(
         environment="qos-routing", policies=("han-ppo-no-impact",), settings={"horizon": 20}
     )

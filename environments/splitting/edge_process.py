@@ -8,9 +8,9 @@ import select
 import subprocess
 import sys
 from pathlib import Path
-from types import TracebackType
-from typing import IO, TYPE_CHECKING, Self, TextIO
+from typing import IO, TYPE_CHECKING, TextIO
 
+from icl_optimizer.closing import Closing
 from icl_optimizer.errors import ConfigurationError
 
 from .wire import Address, EdgeError
@@ -22,7 +22,7 @@ _LOOK_S = 1.0
 _STOP_S = 30.0
 
 
-class EdgeProcess:
+class EdgeProcess(Closing):
     """Starts an edge on this machine and stops it.
 
     The process watches a pipe that its parent holds: it ends when the parent closes it or dies.
@@ -71,19 +71,6 @@ class EdgeProcess:
             self._process.kill()
             self._process.wait()
         self._stdout.close()
-
-    def __enter__(self) -> Self:
-        """Return the running process."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Stop it."""
-        self.close()
 
     @property
     def _stdin(self) -> IO[bytes]:

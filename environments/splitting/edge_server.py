@@ -8,9 +8,9 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any, Self
 
+from icl_optimizer.closing import Closing
 from icl_optimizer.errors import ConfigurationError
 
 from .edge import EdgeSession, context_size, fingerprint, vocabulary
@@ -36,7 +36,7 @@ class Limits:
     connections: int = 16
 
 
-class EdgeServer:
+class EdgeServer(Closing):
     """Serves layers ``p + 1..L``, for any ``p`` that a device asks for.
 
     There is neither encryption nor a password: whoever reaches the port may use it.
@@ -87,15 +87,6 @@ class EdgeServer:
     def __enter__(self) -> Self:
         """Start."""
         return self.start()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close."""
-        self.close()
 
 
 class _Server(socketserver.ThreadingTCPServer):

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from icl_optimizer.environments.base import Floats
 from icl_optimizer.environments.splitting.channel import Channel
 from icl_optimizer.errors import ConfigurationError
 
@@ -24,7 +25,6 @@ SIGMAS = (0.0, 0.5, 1.0, 1.5, 2.0)
 LOSSES = tuple(round(0.03 * i, 2) for i in range(11))
 DRAWS = 18
 SMOOTHING = 3
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

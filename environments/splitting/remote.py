@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import socket
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from icl_optimizer.closing import Closing
 from icl_optimizer.errors import ConfigurationError
 
 from .edge import fingerprint, vocabulary
@@ -30,7 +30,7 @@ def parse_address(text: str) -> Address:
     return host.strip("[]"), int(port)
 
 
-class RemoteEdge:
+class RemoteEdge(Closing):
     """The edge's half of one text, in another process.
 
     Args:
@@ -87,19 +87,6 @@ class RemoteEdge:
     def close(self) -> None:
         """End the text and the connection."""
         self._connection.close()
-
-    def __enter__(self) -> Self:
-        """Return the edge."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close the connection."""
-        self.close()
 
     def _step(self, packed: Packed, want: str) -> Frame:
         header = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -11,16 +10,15 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from icl_optimizer.errors import ConfigurationError, MissingDependencyError
-
-Floats = NDArray[np.float64]
+from icl_optimizer.environments.base import Floats
+from icl_optimizer.errors import ConfigurationError
+from icl_optimizer.tensors import read_tensors, write_tensors
 
 INPUTS = ("split", "sigma", "loss")
 FORMAT, FORMAT_VERSION = "icl-optimizer split surrogate", 1
 SHIPPED = "split_surrogate.safetensors"
-INSTALL = "pip install 'icl-optimizer[rl]'"
 
 
 @dataclass(frozen=True)
@@ -104,11 +102,10 @@ class Surrogate:
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file: 32-bit weights, and as JSON metadata everything else."""
-        save_file = _safetensors().numpy.save_file
         arrays = {}
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            arrays[f"weight.{i}"] = np.ascontiguousarray(weight, dtype=np.float32)
-            arrays[f"bias.{i}"] = np.ascontiguousarray(bias, dtype=np.float32)
+            arrays[f"weight.{i}"] = np.asarray(weight, dtype=np.float32)
+            arrays[f"bias.{i}"] = np.asarray(bias, dtype=np.float32)
         data = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -118,7 +115,7 @@ class Surrogate:
             "high": self.bounds.high,
             "about": dict(self.about),
         }
-        save_file(arrays, str(path), metadata={"icl_optimizer": json.dumps(data)})
+        write_tensors(path, arrays, data)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -128,13 +125,7 @@ class Surrogate:
             ConfigurationError: The file cannot be read, or is something else.
             MissingDependencyError: The package ``safetensors`` is not installed.
         """
-        safetensors = _safetensors()
-        try:
-            with safetensors.safe_open(str(path), framework="np") as file:
-                data = json.loads((file.metadata() or {}).get("icl_optimizer", "{}"))
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, safetensors.SafetensorError) as error:
-            raise ConfigurationError(f"surrogate '{path}' cannot be read: {error}.") from error
+        arrays, data = read_tensors(path, "surrogate")
         found = data.get("format"), data.get("format_version")
         if found != (FORMAT, FORMAT_VERSION):
             raise ConfigurationError(
@@ -145,15 +136,6 @@ class Surrogate:
         weights = [arrays[f"weight.{i}"].astype(np.float64) for i in layers]
         biases = [arrays[f"bias.{i}"].astype(np.float64) for i in layers]
         return cls(bounds, weights, biases, data["about"])
-
-
-def _safetensors() -> Any:
-    try:
-        import safetensors
-        import safetensors.numpy
-    except ImportError as error:
-        raise MissingDependencyError(f"the surrogate needs safetensors: {INSTALL}.") from error
-    return safetensors
 
 
 @cache

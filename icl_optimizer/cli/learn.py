@@ -29,7 +29,7 @@ def train(
     ] = None,
 ) -> None:
     """Let one policy learn and save it."""
-    from icl_optimizer.environments.registry import get_spec, make
+    from icl_optimizer.environments.registry import get_spec
     from icl_optimizer.llm.opening import open_llm
     from icl_optimizer.policies import get_policy_spec, make_policy
 
@@ -37,8 +37,7 @@ def train(
     if not spec.learns:
         raise ConfigurationError(f"policy '{policy}' does not learn; allowed: one that does.")
     given = pairs("--set", settings)
-    training = spec.training_settings(given, get_spec(environment))
-    env = make(environment, spec.envs_in(environment), **training)
+    env = spec.training_env(environment, given)
     model = open_llm(llm) if spec.needs_llm else None
     agent = make_policy(
         policy,

@@ -11,7 +11,6 @@ from rich.table import Table
 from icl_optimizer.cli.app import console
 from icl_optimizer.cli.split import Model, split_app
 from icl_optimizer.errors import ConfigurationError
-from icl_optimizer.rollout import progress
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,6 +47,7 @@ def measure(
     from icl_optimizer.environments.splitting.model import load_split_model
     from icl_optimizer.environments.splitting.perplexity import PerplexityMeter
     from icl_optimizer.environments.splitting.records import link_channels, plan, read_records
+    from icl_optimizer.rollout import progress
 
     layers = layer_numbers(splits)
     channels = [Channel.parse(c) for c in channel] if channel else link_channels()

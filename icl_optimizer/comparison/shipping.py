@@ -21,7 +21,7 @@ from icl_optimizer.baselines.weights import (
     write_index,
 )
 from icl_optimizer.comparison.config import ComparisonConfig
-from icl_optimizer.environments.registry import get_spec, make
+from icl_optimizer.environments.registry import get_spec
 from icl_optimizer.errors import ConfigurationError
 from icl_optimizer.policies import get_policy_spec, make_policy, unsuitable
 from icl_optimizer.rollout import progress
@@ -140,8 +140,7 @@ def _provide(case: Case, place: Path, command: str, advance: Callable[[int], Non
 
 def _trained(case: Case, advance: Callable[[int], None]) -> DrlPolicy:
     spec = get_policy_spec(case.policy)
-    settings = spec.training_settings(case.settings)
-    env = make(case.environment, spec.envs_in(case.environment), **settings)
+    env = spec.training_env(case.environment, case.settings)
     policy = make_policy(case.policy, env.problem, env=env, seed=case.seed)
     assert isinstance(policy, DrlPolicy), "deep-RL policies are"
     done = 0

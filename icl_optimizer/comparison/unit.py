@@ -20,7 +20,7 @@ from icl_optimizer.comparison.explain import explain
 from icl_optimizer.comparison.model_use import model_use
 from icl_optimizer.comparison.shipping import shipped_weights
 from icl_optimizer.comparison.statistics import interactions_to
-from icl_optimizer.environments.registry import get_spec, make
+from icl_optimizer.environments.registry import get_spec
 from icl_optimizer.llm.base import LanguageModel
 from icl_optimizer.llm.guard import spent
 from icl_optimizer.llm.prices import Prices
@@ -103,11 +103,7 @@ class Unit:
         self.prices = prices or Prices.load()
         self.budget = unit_budget(config, policy)
         self.shipped = shipped_weights(config, policy, seed, self.budget)
-        self.env = make(
-            config.environment,
-            self.spec.envs_in(config.environment),
-            **self.spec.training_settings(config.settings, get_spec(config.environment)),
-        )
+        self.env = self.spec.training_env(config.environment, config.settings)
         if self.model is not None:
             # failures are replayed in the order in which this very unit met them
             self.model.begin_recording(f"{_digest(config)}/{policy}/{seed}")

@@ -7,12 +7,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from icl_optimizer.closing import Closing
 from icl_optimizer.errors import ConfigurationError
 from icl_optimizer.llm.errors import check_distinct, check_texts, shared_token
 from icl_optimizer.llm.requests import require_permission
@@ -46,7 +46,7 @@ class Capabilities:
     chat_template: bool = False
 
 
-class LanguageModel(ABC):
+class LanguageModel(Closing, ABC):
     """A model that scores labels, completes prompts and embeds texts.
 
     Subclasses implement the underscored methods and report tokens to ``usage``; the public ones
@@ -149,10 +149,10 @@ class LanguageModel(ABC):
             values = self._likelihood(list(prompts), list(texts)) if prompts else []
         return np.asarray(values, dtype=np.float64)
 
-    def reset(self) -> None:  # noqa: B027  # most models keep nothing between calls
+    def reset(self) -> None:  # most models keep nothing between calls
         """Forget prefixes of earlier prompts, so that the same calls give the same numbers."""
 
-    def begin_recording(self, name: str) -> None:  # noqa: B027  # most models record nothing
+    def begin_recording(self, name: str) -> None:  # most models record nothing
         """Record what follows under a name of its own, or replay what has this name.
 
         Around units of work that run in any order, in several processes, or again after an
@@ -240,21 +240,8 @@ class LanguageModel(ABC):
     def count_tokens(self, text: str) -> int:
         """Return how many tokens the model reads for ``text``."""
 
-    def close(self) -> None:  # noqa: B027  # most models hold nothing to free
-        """Free what the model holds; it cannot be used afterwards."""
-
-    def __enter__(self) -> Self:
-        """Return the model itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close the model."""
-        self.close()
+    def close(self) -> None:
+        """Free what the model holds; it cannot be used afterwards. Most hold nothing."""
 
     def __repr__(self) -> str:
         """Name the model; parameters stay out, they may hold secrets."""

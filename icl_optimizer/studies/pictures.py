@@ -54,9 +54,9 @@ def plot_series(
     axes.fill_between(x, low, high, color=style.color, alpha=0.15, linewidth=0)
 
 
-def save(drawing: Figure, axes: Axes, path: Path) -> None:
-    """Write the picture as PNG, with the legend of ``axes`` below it."""
-    handles, names = axes.get_legend_handles_labels()
+def save(drawing: Figure, axes: Axes | None, path: Path) -> None:
+    """Write the picture as PNG, with the legend of ``axes``, if any, below it."""
+    handles, names = axes.get_legend_handles_labels() if axes else ([], [])
     if handles:
         # about what a line, its name and the space after it take, in inches
         widest = 0.8 + 0.085 * max(map(len, names))

@@ -29,8 +29,8 @@ from icl_optimizer.studies.splitting_pictures import (
 from icl_optimizer.studies.tables import markdown, write_study
 
 CASES = ("L", "H", "A")
-LEARNERS = ("ppo-paper", "ppo-surrogate", "a2c-paper", "dqn-paper")
-"""Those of figure 5."""
+LEARNERS = ("ppo-split", "ppo-paper", "ppo-surrogate", "a2c-paper", "dqn-paper")
+"""Those of figure 5, and ours."""
 SWEEP_SEEDS = 2
 
 
@@ -55,6 +55,7 @@ def run_splitting(out: Path, seeds: int = 5, *, progress_bar: bool = True) -> Pa
     who = [
         Trained(policy, seed, learns=learns)
         for policy, learns in (
+            ("ppo-split", True),
             ("ppo-paper", True),
             ("ppo-surrogate", True),
             ("random", True),
@@ -64,7 +65,7 @@ def run_splitting(out: Path, seeds: int = 5, *, progress_bar: bool = True) -> Pa
     ]
     found = chosen(out, who, progress_bar=progress_bar)
     draw_violins(found, out / "splitting-violins.png")
-    draw_choices(found["ppo-paper"], out / "splitting-choices.png")
+    draw_choices(found["ppo-split"], out / "splitting-choices.png")
     draw_sweeps(
         sweeps(out, min(seeds, SWEEP_SEEDS), progress_bar=progress_bar),
         out / "splitting-sweeps.png",

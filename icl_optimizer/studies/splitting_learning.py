@@ -14,7 +14,7 @@ import pandas as pd
 
 from icl_optimizer.comparison.evaluation import HELD_OUT, Held
 from icl_optimizer.decision import Outcome
-from icl_optimizer.environments.registry import get_spec, make
+from icl_optimizer.environments.registry import make
 from icl_optimizer.policies import get_policy_spec, make_policy
 from icl_optimizer.policy import Policy
 from icl_optimizer.rollout import Rollout
@@ -60,7 +60,7 @@ class Trained:
     def make(self) -> tuple[Policy, int]:
         """Return the policy with its environment, and how many decisions it learns from."""
         spec = get_policy_spec(self.policy)
-        env = make(NAME, spec.envs_in(NAME), **spec.training_settings({}, get_spec(NAME)))
+        env = spec.training_env(NAME, {})
         policy = make_policy(self.policy, env.problem, env=env, seed=self.seed, **self.settings)
         return policy, spec.budget_in(NAME, {}) if spec.learns and self.learns else 0
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from icl_optimizer.environments.registry import get_spec, make
+from icl_optimizer.environments.registry import get_spec
 from icl_optimizer.policies import get_policy_spec, make_policy
 
 STATUS = Path("/proc/self/status")
@@ -73,11 +73,7 @@ def _train(
     environment: str, policy: str, decisions: int, settings: dict[str, Any], seed: int
 ) -> dict[str, Any]:
     spec = get_policy_spec(policy)
-    env = make(
-        environment,
-        spec.envs_in(environment),
-        **spec.training_settings(settings, get_spec(environment)),
-    )
+    env = spec.training_env(environment, settings)
     learner = make_policy(policy, env.problem, env=env, seed=seed)
     started = time.perf_counter()
     learner.learn(decisions)
