@@ -22,7 +22,7 @@ $(READY): pyproject.toml constraints.txt
 	# resolves in a third of the time that the pip of Python 3.11 takes, and shows what setuptools says
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(TORCH)
-	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[local,rl,report,split,embedding,dev]'
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[local,rl,report,split,embedding,serve,dev]'
 	$(BIN)/icl-optimizer setup
 	touch $(READY)
 

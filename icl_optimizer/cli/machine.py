@@ -70,7 +70,10 @@ def bench(
 @app.command()
 def study(
     name: Annotated[
-        str, typer.Argument(help="backends, balancing, cold-start, faults, levers or scheduling.")
+        str,
+        typer.Argument(
+            help="backends, balancing, cold-start, faults, inference, levers, routing, scheduling or splitting."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the tables.")] = Path("runs/studies"),
     seeds: Annotated[int | None, typer.Option(min=1, help="Repetitions.")] = None,

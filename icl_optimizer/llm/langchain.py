@@ -89,6 +89,11 @@ class LangChainModel(LanguageModel):
         self._found: Capabilities | None = None
 
     @property
+    def model(self) -> Any:
+        """The LangChain model itself."""
+        return self._model
+
+    @property
     def identity(self) -> dict[str, Any]:
         """The name of the model and its parameters."""
         return {"name": self.name.partition("?")[0], "parameters": self._parameters}

@@ -17,6 +17,7 @@ STUDIES = {
     "levers": "run_levers",
     "routing": "run_routing",
     "scheduling": "run_scheduling",
+    "splitting": "run_splitting",
 }
 
 

@@ -1,0 +1,1 @@
+"""A router in front of language-model servers: chooses, forwards, retries, learns."""

@@ -1,0 +1,62 @@
+"""How a router works: its policy, its limits, and what it keeps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class RouterSettings(BaseModel):
+    """Everything about a router beside its servers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    policy: str = Field("icl-predict", description="Who decides: a policy of slo-scheduling.")
+    llm: str = Field("llamacpp", description="Language model of a policy that asks one.")
+    agent: Path | None = Field(
+        None, description="A saved policy; deep reinforcement learning needs one."
+    )
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="Options of the in-context agent."
+    )
+    seed: int = Field(0, description="Seed of exploration.")
+    explore: bool = Field(True, description="Try decisions now and then, to learn.")
+    learn: bool = Field(True, description="Learn from what becomes of requests.")
+    attempts: int = Field(3, ge=1, le=64, description="Servers that a request is sent to at most.")
+    decision_timeout_s: float = Field(
+        2.0,
+        gt=0,
+        le=60,
+        description="Longest wait for a decision; then the shortest queue is taken, seconds.",
+    )
+    first_token_timeout_s: float = Field(
+        20.0,
+        gt=0,
+        le=3600,
+        description="Longest wait for the first token of a stream before another server is tried, "
+        "seconds.",
+    )
+    pool: Path | None = Field(None, description="SQLite file that keeps what was learned.")
+    decision_log: Path | None = Field(None, description="File for one line of JSON per decision.")
+    log_prompts: bool = Field(False, description="Write prompts into the decision log.")
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0: a free one.")
+    max_body_bytes: int = Field(
+        1_000_000, ge=1000, le=1 << 30, description="Largest body of a request."
+    )
+    max_connections: int = Field(512, ge=1, le=100_000, description="Most open connections.")
+    header_timeout_s: float = Field(
+        10.0, gt=0, le=600, description="Longest time until a request's headers are there, seconds."
+    )
+    body_timeout_s: float = Field(
+        10.0, gt=0, le=600, description="Longest silence within a request's body, seconds."
+    )
+    client_timeout_s: float = Field(
+        30.0, gt=0, le=3600, description="Longest time that a client takes nothing, seconds."
+    )
+    drain_s: float = Field(
+        30.0, ge=0, le=3600, description="Time to finish requests after SIGTERM, seconds."
+    )
+    open_metrics: bool = Field(False, description="Show metrics without a key.")
