@@ -52,7 +52,6 @@ class ExploringPolicy(Policy):
         super().__init__(problem, env=env, seed=seed)
         self.exploration = exploration or Exploration()
         self.pool = ExperiencePool(problem, "means", capacity=CAPACITY, ageing=ageing)
-        self.explored = 0
 
     @abstractmethod
     def _values(
@@ -89,9 +88,10 @@ class ExploringPolicy(Policy):
         taken = trial.proposed or own
         assert taken is not None, "what is not forced was judged"
         action, chances = taken
-        chance = trial.propensity(action, own[1] if own else chances)
+        greedy = own[1] if own else chances
+        chance, support = trial.propensity(action, greedy), trial.support(greedy)
         made_by: MadeBy = "explore" if trial.proposed else "rule"
-        return self.rule_decision(context, action, chances, row, made_by, chance)
+        return self.rule_decision(context, action, chances, row, made_by, chance, support)
 
     def update(self, outcomes: Sequence[Outcome]) -> None:
         """Take outcomes into the experience."""

@@ -77,7 +77,6 @@ class ICLAgent(AskingPolicy):
         self.pool = ExperiencePool(
             problem, self.config.replay, capacity=self.config.capacity, ageing=self.config.ageing
         )
-        self._explored = 0
 
     def _configure(self, config: ICLConfig) -> None:
         """Take over ``config``; what was answered with other options is forgotten."""
@@ -128,7 +127,7 @@ class ICLAgent(AskingPolicy):
             "config": self.config.model_dump(mode="json"),
             "seed": self.seed,
             "num_timesteps": self.num_timesteps,
-            "explored": self._explored,
+            "explored": self.explored,
             "pool": self.pool.to_json(),
         }
         Path(path).write_text(json.dumps(data, indent=1))
@@ -147,7 +146,7 @@ class ICLAgent(AskingPolicy):
                 )
         self._configure(ICLConfig(**data["config"]))
         self.seed, self.num_timesteps = data["seed"], data["num_timesteps"]
-        self._explored = data["explored"]
+        self.explored = data["explored"]
         self.pool = ExperiencePool.from_json(self.problem, data["pool"])
         return self
 
@@ -166,11 +165,11 @@ class ICLAgent(AskingPolicy):
         return other
 
     def _epsilon(self) -> float:
-        return self.config.exploration.epsilon(self._explored)
+        return self.config.exploration.epsilon(self.explored)
 
     def _try(self, context: Context) -> Trial:
-        trial = self.config.exploration.trial(self.pool, context, self._explored, self.rng)
-        self._explored += 1
+        trial = self.config.exploration.trial(self.pool, context, self.explored, self.rng)
+        self.explored += 1
         return trial
 
     def _judge(self, contexts: Sequence[Context], rows: Rows) -> list[Judgement]:

@@ -51,7 +51,6 @@ class ForecastingPolicy(JudgingPolicy):
         self.rule = rule or ForecastRule()
         self.exploration = exploration or EXPLORATION
         self.table = OutcomeTable(problem)
-        self.explored = 0
         self._dump = problem.dump
 
     @abstractmethod

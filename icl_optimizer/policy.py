@@ -35,6 +35,7 @@ class Policy(ABC):
         problem: Labels and columns that the policy decides about.
         env: Environment to learn in, or None.
         num_timesteps: Decisions made while learning, what Stable-Baselines3 calls time steps.
+        explored: Decisions in which it might explore; schedules of exploration go by it.
     """
 
     name = "policy"
@@ -46,6 +47,7 @@ class Policy(ABC):
         self.seed = seed
         self.rng = np.random.default_rng(seed)
         self.num_timesteps = 0
+        self.explored = 0
         self.logger: Any = None
         self._ids = itertools.count()
 
@@ -151,6 +153,7 @@ class Policy(ABC):
         observation: NDArray[Any] | None = None,
         made_by: MadeBy = "rule",
         propensity: float = 1.0,
+        support: float = 0.0,
     ) -> Decision:
         """Return a decision with the next id."""
         return Decision(
@@ -162,6 +165,7 @@ class Policy(ABC):
             context,
             propensity,
             None if observation is None else tuple(observation.tolist()),
+            support=support,
         )
 
 

@@ -74,7 +74,10 @@ class Router:
         pool = None
         if self.settings.pool is not None:
             pool = PoolStore(self.settings.pool, self.problem)
-            self.policy.learn_from(list(pool.outcomes()))
+            known = list(pool.outcomes())
+            self.policy.learn_from(known)
+            # exploration goes on where it was, too
+            self.policy.explored = max(self.policy.explored, len(known))
         self.chooser = Chooser(
             self.fleet,
             self.policy,
