@@ -171,6 +171,11 @@ class BatchedEnv(VectorEnv[NDArray[np.float32], Ints, NDArray[Any]]):
         means = {name: float(values.mean()) for name, values in metrics.items()}
         return {"reward": float(rewards.mean()), "success_rate": float(feasible.mean()), **means}
 
+    @property
+    def carries_over(self) -> bool:
+        """Whether a decision changes what later decisions meet, as a request in a queue does."""
+        return True
+
     @abstractmethod
     def _begin(self, indices: Ints) -> None:
         """Draw and start an episode in the sub-environments ``indices``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -12,6 +13,7 @@ import gymnasium as gym
 from pydantic import BaseModel, ValidationError
 
 from icl_optimizer.environments.base import BatchedEnv
+from icl_optimizer.environments.own_file import SUFFIX, import_file
 from icl_optimizer.errors import ConfigurationError, invalid_fields, unknown_name
 
 ENTRY_POINT_GROUP = "icl_optimizer.environments"
@@ -37,7 +39,7 @@ class EnvironmentSpec:
     Attributes:
         name: Name on the command line.
         gym_id: Gymnasium id.
-        module: Module that holds the classes below.
+        module: Module that holds the classes below; ``__name__`` in the file that holds them.
         vector_class: The batched environment, built as ``vector_class(num_envs, **fields)``.
         single_class: The single environment.
         config_class: Its pydantic configuration.
@@ -50,6 +52,13 @@ class EnvironmentSpec:
         one_by_one: Parameters that are different while a policy learns that judges every decision
             by its own outcome (whatever learns but deep RL), unless they are given.
         episodes: Least number of episodes of an evaluation.
+        eval_tasks: Decisions of an evaluation by default; None: as everywhere.
+        live: Whether it acts on something real, at real times: there is one of it, an episode
+            takes as long as it takes, and nobody knows what would have been best.
+        trains_in: Name of the environment that policies learn in instead, if any.
+        twin: Name of the module's function from a configuration to the settings of that one.
+        session: Name of the module's function from a configuration to a context manager that holds
+            what all evaluations share, if any.
     """
 
     name: str
@@ -66,6 +75,27 @@ class EnvironmentSpec:
     evaluation: Mapping[str, Any] = field(default_factory=dict)
     one_by_one: Mapping[str, Any] = field(default_factory=dict)
     episodes: int = 1
+    eval_tasks: int | None = None
+    live: bool = False
+    trains_in: str | None = None
+    twin: str | None = None
+    session: str | None = None
+
+    def learned_in(self, settings: Mapping[str, Any]) -> tuple[EnvironmentSpec, dict[str, Any]]:
+        """Return where policies learn that are to run here with ``settings``, and its settings."""
+        if self.trains_in is None or self.twin is None:
+            return self, dict(settings)
+        twin: dict[str, Any] = getattr(import_module(self.module), self.twin)(self.config(settings))
+        return get_spec(self.trains_in), twin
+
+    def open_session(self, settings: Mapping[str, Any]) -> AbstractContextManager[object]:
+        """Return a context manager that holds what all evaluations with ``settings`` share."""
+        if self.session is None:
+            return nullcontext()
+        opened: AbstractContextManager[object] = getattr(import_module(self.module), self.session)(
+            self.config(settings)
+        )
+        return opened
 
     def sweep_points(self, settings: Mapping[str, Any]) -> list[SweepPoint]:
         """Return where policies that learned with ``settings`` are evaluated further."""
@@ -226,9 +256,38 @@ LAYER_SPLITTING = EnvironmentSpec(
     one_by_one={"difference": True},
 )
 
+LIVE = EnvironmentSpec(
+    name="live",
+    gym_id="icl_optimizer/Live-v0",
+    module="icl_optimizer.environments.live",
+    vector_class="LiveVectorEnv",
+    single_class="LiveEnv",
+    config_class="LiveConfig",
+    policies=(
+        "round-robin",
+        "shortest-queue",
+        "shortest-expected-completion",
+        "dqn-paper",
+        "icl-predict",
+        "random",
+    ),
+    interactions=500,
+    seeds=1,
+    summary="send tasks to the real servers of a fleet; policies learn in its simulated twin",
+    eval_tasks=60,
+    live=True,
+    trains_in="slo-scheduling",
+    twin="twin_of",
+    session="open_session",
+)
+
 _SPECS = {
-    s.name: s for s in (OFFLOADING, SLO_SCHEDULING, LOAD_BALANCING, QOS_ROUTING, LAYER_SPLITTING)
+    s.name: s
+    for s in (OFFLOADING, SLO_SCHEDULING, LOAD_BALANCING, QOS_ROUTING, LAYER_SPLITTING, LIVE)
 }
+
+_FROM_FILES: dict[str, EnvironmentSpec] = {}
+"""Environments of files that have been read, by name."""
 
 
 def environment_names() -> list[str]:
@@ -237,9 +296,21 @@ def environment_names() -> list[str]:
 
 
 def get_spec(name: str) -> EnvironmentSpec:
-    """Return the environment ``name``; other packages add theirs by entry point."""
+    """Return the environment ``name``; other packages add theirs by entry point.
+
+    Args:
+        name: Its name, or a Python file that holds one specification, as in ``links.py``; from
+            then on it has its name, too.
+
+    Raises:
+        ConfigurationError: There is none, or the file holds none or several.
+    """
     if name in _SPECS:
         return _SPECS[name]
+    if name.endswith(SUFFIX):
+        return _spec_in(name)
+    if name in _FROM_FILES:
+        return _FROM_FILES[name]
     for entry in entry_points(group=ENTRY_POINT_GROUP):
         if entry.name == name:
             spec = entry.load()
@@ -247,6 +318,25 @@ def get_spec(name: str) -> EnvironmentSpec:
                 raise ConfigurationError(f"entry point '{name}' is not an EnvironmentSpec.")
             return spec
     raise unknown_name("environment", name, environment_names())
+
+
+def _spec_in(path: str) -> EnvironmentSpec:
+    """Return the one specification that the file at ``path`` makes."""
+    module = import_file(path)
+    made = (v for v in vars(module).values() if isinstance(v, EnvironmentSpec))
+    found = [spec for spec in made if spec.module == module.__name__]
+    if len(found) != 1:
+        raise ConfigurationError(
+            f"file '{path}' holds {len(found)} environments; allowed: one EnvironmentSpec with "
+            "module=__name__."
+        )
+    spec = found[0]
+    if _FROM_FILES.get(spec.name, spec) is not spec or spec.name in environment_names():
+        raise ConfigurationError(
+            f"file '{path}' names its environment '{spec.name}'; allowed: a name that no other has."
+        )
+    _FROM_FILES[spec.name] = spec
+    return spec
 
 
 def make(name: str, num_envs: int = 1, *, autoreset: bool = True, **settings: Any) -> BatchedEnv:

@@ -34,7 +34,8 @@ class SLOSchedulingVectorEnv(BatchedEnv):
     ## Description
     Tasks of five types arrive at random. Each model answers at its own speed and scores
     differently by type; a task that is not answered by its deadline, or that finds the queue
-    full, scores nothing, but a late one holds the model up all the same.
+    full, scores nothing. A late one holds the model up all the same, unless ``cancel_late`` takes
+    it away at its deadline. With ``servers`` these take the place of the models.
 
     ## Action Space
     ``Discrete(models)``, eq. (10): which model; with ``dump_action`` one more, which sends the
@@ -83,10 +84,10 @@ class SLOSchedulingVectorEnv(BatchedEnv):
         """Set up the servers."""
         self.config = config or SLOSchedulingConfig(**fields)
         super().__init__(num_envs, build_problem(self.config), autoreset=autoreset)
-        models = len(self.config.models)
-        slots, sizes = [self.config.slots] * models, [self.config.queue_size] * models
+        slots, sizes = self.config.slots_each, self.config.capacity
         self.queues = QueueBank(num_envs, slots, sizes, self.config.horizon)
-        self._speed = np.array([m.tokens_per_s for m in self.config.served])
+        self._speed, self._overhead_s = self.config.speeds, self.config.overheads
+        self._late = np.zeros((num_envs, self.config.horizon), dtype=np.bool_)
         self._tasks = TaskDraws.empty(num_envs, self.config)
         self._ids_of = np.zeros((num_envs, self.config.horizon), dtype=np.int64)
         self._rows = np.arange(num_envs)
@@ -98,7 +99,7 @@ class SLOSchedulingVectorEnv(BatchedEnv):
         with the next episode's tasks.
         """
         new = SLOSchedulingConfig.model_validate(config)
-        for field in ("queue_size", "slots", "models"):
+        for field in ("queue_size", "slots", "models", "cancel_late", "servers"):
             old, given = getattr(self.config, field), getattr(new, field)
             if old != given:
                 raise ConfigurationError(
@@ -128,7 +129,7 @@ class SLOSchedulingVectorEnv(BatchedEnv):
         return values[self._rows, self._item()]
 
     def _observe(self) -> NDArray[Any]:
-        models = len(self.config.models)
+        models = len(self._speed)
         observations = np.empty((self.num_envs, models + 2))
         observations[:, :models] = self.queues.in_system
         observations[:, models] = self._now(self._tasks.kind)
@@ -143,7 +144,7 @@ class SLOSchedulingVectorEnv(BatchedEnv):
             arrival, in seconds, and capacity and slots of each model, ``(models,)``.
         """
         tasks = self._tasks
-        service = tasks.tokens[index] / self._speed
+        service = self._overhead_s + tasks.tokens[index] / self._speed
         return (
             tasks.arrival_s[index],
             service,
@@ -163,7 +164,8 @@ class SLOSchedulingVectorEnv(BatchedEnv):
         Where nothing would be in time, the longest backlog comes first, by less than any score.
         """
         arrival = self._now(self._tasks.arrival_s)
-        finish = self.queues.finish_if(arrival, self._now(self._tasks.tokens) / self._speed)
+        service = self._overhead_s + self._now(self._tasks.tokens) / self._speed
+        finish = self.queues.finish_if(arrival, service)
         in_time = finish <= (arrival + self._now(self._tasks.deadline_s))[:, None]
         backlog = np.where(self.queues.full, np.inf, self.queues.backlog(arrival))
         hurts_least = 1e-9 * (1 - 1 / (1 + backlog))
@@ -176,11 +178,12 @@ class SLOSchedulingVectorEnv(BatchedEnv):
         item = self._item()
         server = actions
         if self.config.dump_action:
-            server = np.where(actions == len(self.config.models), self._longest(), actions)
+            server = np.where(actions == len(self._speed), self._longest(), actions)
         arrival = self._now(self._tasks.arrival_s)
         self._ids_of[self._rows, item] = decision_ids
-        service = self._tasks.tokens[self._rows, item, server] / self._speed[server]
-        accepted = self.queues.assign(server, item, arrival, service)
+        tokens = self._tasks.tokens[self._rows, item, server]
+        service = self._overhead_s[server] + tokens / self._speed[server]
+        accepted = self._assign(server, item, arrival, service)
         last = item == self.config.horizon - 1
         following = np.minimum(item + 1, self.config.horizon - 1)
         until = np.where(last, np.inf, self._tasks.arrival_s[self._rows, following])
@@ -192,12 +195,25 @@ class SLOSchedulingVectorEnv(BatchedEnv):
         nothing = np.zeros(self.num_envs, dtype=np.bool_)
         return StepResult(rewards.astype(np.float64), outcomes, nothing)
 
+    def _assign(self, server: Ints, item: Ints, arrival: Floats, service: Floats) -> Bools:
+        """Give each task to its server; return which were accepted, ``(E,)``."""
+        if not self.config.cancel_late:
+            return self.queues.assign(server, item, arrival, service)
+        patience = self._now(self._tasks.deadline_s)
+        accepted = self.queues.assign(server, item, arrival, service, None, patience)
+        start, _ = self.queues.times(item)
+        # it leaves at its deadline, so that when it left does not tell whether it was in time
+        self._late[self._rows, item] = start + service > arrival + patience
+        return accepted
+
     def _outcomes(self, finished: Finished, dropped: Ints, item: Ints, server: Ints) -> Outcomes:
         """Return the outcomes of tasks that finished, then of those dropped just now."""
         env, k = finished.env, finished.item
         response = finished.finish_s - finished.arrival_s
         # the same sum as an oracle's, so that a tie at the deadline is the same for both
         in_time = finished.finish_s <= finished.arrival_s + self._tasks.deadline_s[env, k]
+        if self.config.cancel_late:
+            in_time &= ~self._late[env, k]
         score = np.where(in_time, self._tasks.score[env, k, finished.server], 0.0)
         none = np.zeros(len(dropped))
         met = np.concatenate([in_time, none]).astype(np.bool_)
@@ -219,7 +235,7 @@ class SLOSchedulingVectorEnv(BatchedEnv):
         served = metrics["dropped"] == 0
         shares = {
             f"share_{name}": float((metrics["server"] == j).mean())
-            for j, name in enumerate(self.config.models)
+            for j, name in enumerate(self.config.names)
         }
         response = metrics["response_time_s"][served]
         return {
@@ -244,36 +260,41 @@ class SLOSchedulingEnv(SingleEnv):
 
 def build_problem(config: SLOSchedulingConfig) -> Problem:
     """Return labels and observation columns for ``config``."""
-    labels = (*config.models, DUMP) if config.dump_action else config.models
+    labels = (*config.names, DUMP) if config.dump_action else config.names
     columns: list[Column] = [
         Quantity(
             f"{name} queue",
             "tasks",
             0.0,
-            float(config.queue_size),
+            float(config.capacity[action]),
             (1.0, 2.0, 3.0, 4.0, 6.0),
             LEVELS,
             action,
             QUEUE,
         )
-        for action, name in enumerate(config.models)
+        for action, name in enumerate(config.names)
     ]
     columns.append(Category("Task", TASK_TYPES, len(TASK_TYPES)))
     columns.append(_deadline_column(config))
-    profiles = tuple(
-        Context({"Model": m.family, "Size": f"{m.billions:g} billion parameters"})
-        for m in config.served
-    )
-    if config.dump_action:
-        profiles = (*profiles, Context({"Model": "none", "Size": "none"}))
     return Problem(
         "slo-scheduling",
         labels,
         tuple(columns),
         config.horizon,
-        profiles,
+        _profiles(config),
         SchedulingExpert(config),
     )
+
+
+def _profiles(config: SLOSchedulingConfig) -> tuple[Context, ...]:
+    """Return what is known of each decision beforehand; of a server only its name is."""
+    known: list[dict[str, str]] = [{"Model": server.name} for server in config.servers]
+    known = known or [
+        {"Model": m.family, "Size": f"{m.billions:g} billion parameters"} for m in config.served
+    ]
+    if config.dump_action:
+        known.append(dict.fromkeys(known[0], "none"))
+    return tuple(Context(words) for words in known)
 
 
 def _deadline_column(config: SLOSchedulingConfig) -> Quantity:

@@ -2,40 +2,33 @@
 
 from __future__ import annotations
 
-import csv
-from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
+from typing import Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from icl_optimizer.environments.base import Floats
+from icl_optimizer.environments.base import Floats, Ints
 from icl_optimizer.environments.queues.arrivals import Bursts
+from icl_optimizer.environments.slo_scheduling_servers import (
+    TASK_TYPES,
+    ServedLlm,
+    ServedServer,
+    by_type,
+    served_llms,
+)
 from icl_optimizer.errors import unknown_name
 
 DEFAULT_TOKENS = 500.0
 """Mean output length of a task type that ``mean_tokens`` leaves out."""
-TASK_TYPES = ("reasoning", "coding", "math", "data analysis", "language")
-
-
-@dataclass(frozen=True)
-class ServedLlm:
-    """A language model behind one queue.
-
-    Attributes:
-        name: Name in ``data/served_llms.csv``.
-        family: Family of models.
-        billions: Parameters, 10^9.
-        tokens_per_s: Speed of generation.
-        score: Mean score per task type, 0 to 1, in the order of :data:`TASK_TYPES`.
-    """
-
-    name: str
-    family: str
-    billions: float
-    tokens_per_s: float
-    score: tuple[float, ...]
+OF_SERVERS = ("models", "queue_size", "slots", "mean_tokens")
+"""Fields whose place is taken by those of each of ``servers``."""
 
 
 class SLOSchedulingConfig(BaseModel):
@@ -99,6 +92,14 @@ class SLOSchedulingConfig(BaseModel):
         description="Offer 'dump' beside the models: the task goes where the queue is longest, so "
         "that it hurts least.",
     )
+    cancel_late: bool = Field(
+        False,
+        description="Take a task away at its deadline; else it is served to the end, as in the "
+        "paper.",
+    )
+    servers: tuple[ServedServer, ...] = Field(
+        (), description="Servers in the place of `models`, as a fleet's description has them."
+    )
 
     @field_validator("models")
     @classmethod
@@ -121,12 +122,7 @@ class SLOSchedulingConfig(BaseModel):
     @field_validator("type_deadlines_s", "mean_tokens")
     @classmethod
     def _known_types(cls, values: dict[str, float]) -> dict[str, float]:
-        for name, value in values.items():
-            if name not in TASK_TYPES:
-                raise ValueError(str(unknown_name("task type", name, TASK_TYPES)))
-            if not 0 < value < 1e6:
-                raise ValueError(f"'{name}' is {value}; allowed: more than 0, less than 1e6")
-        return values
+        return by_type(values)
 
     @field_validator("mixed_deadlines_s")
     @classmethod
@@ -136,10 +132,49 @@ class SLOSchedulingConfig(BaseModel):
                 raise ValueError(f"holds {value}; allowed: more than 0, at most 3600 s")
         return values
 
+    @model_validator(mode="after")
+    def _models_or_servers(self) -> Self:
+        if not self.servers:
+            return self
+        names = self.names
+        if not 2 <= len(set(names)) == len(names):
+            raise ValueError(f"servers are {names}; allowed: at least two, of different names")
+        for field in OF_SERVERS:
+            usual = type(self).model_fields[field].get_default(call_default_factory=True)
+            if getattr(self, field) != usual:
+                raise ValueError(f"{field} is given beside servers; allowed: one of the two")
+        return self
+
     @property
     def served(self) -> tuple[ServedLlm, ...]:
-        """The served models, in order."""
+        """The served models, in order, where there are no ``servers``."""
         return tuple(served_llms()[name] for name in self.models)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the servers or models, in order."""
+        return tuple(server.name for server in self.servers) or self.models
+
+    @property
+    def speeds(self) -> Floats:
+        """Tokens per second of each server, ``(servers,)``."""
+        return np.array([s.tokens_per_s for s in self.servers or self.served])
+
+    @property
+    def overheads(self) -> Floats:
+        """Seconds of service besides the tokens at each server, ``(servers,)``."""
+        return np.array([s.overhead_s for s in self.servers] or [0.0] * len(self.models))
+
+    @property
+    def slots_each(self) -> Ints:
+        """Tasks that each server serves at the same time, ``(servers,)``."""
+        return np.array([s.slots for s in self.servers] or [self.slots] * len(self.models))
+
+    @property
+    def capacity(self) -> Ints:
+        """Most tasks at each server, in service included, ``(servers,)``."""
+        each = [s.queue_size for s in self.servers] or [self.queue_size] * len(self.models)
+        return np.array(each)
 
     @property
     def deadlines(self) -> Floats:
@@ -152,28 +187,27 @@ class SLOSchedulingConfig(BaseModel):
         return tuple(sorted(set(self.mixed_deadlines_s or self.deadlines.tolist())))
 
     @property
+    def mean_lengths(self) -> Floats:
+        """Mean tokens by task type and server, ``(types, servers)``; one column if all alike."""
+        given = [s.mean_tokens for s in self.servers] or [self.mean_tokens]
+        return np.array([[m.get(t, DEFAULT_TOKENS) for m in given] for t in TASK_TYPES])
+
+    @property
+    def mean_generation(self) -> Floats:
+        """Mean time that the tokens take by task type and server, seconds, ``(types, servers)``."""
+        return np.asarray(self.mean_lengths / self.speeds)
+
+    @property
     def mean_service(self) -> Floats:
-        """Mean service time by task type and model, seconds, ``(types, models)``."""
-        tokens = np.array([self.mean_tokens.get(t, DEFAULT_TOKENS) for t in TASK_TYPES])
-        return np.asarray(tokens[:, None] / np.array([m.tokens_per_s for m in self.served]))
+        """Mean service time by task type and server, seconds, ``(types, servers)``."""
+        return self.overheads + self.mean_generation
 
     @property
     def mean_score(self) -> Floats:
-        """Mean score by task type and model, 0 to 1, ``(types, models)``."""
+        """Mean score by task type and server, 0 to 1, ``(types, servers)``."""
+        if self.servers:
+            return np.array([[s.scores.get(t, 1.0) for s in self.servers] for t in TASK_TYPES])
         return np.array([m.score for m in self.served]).T
 
 
-@cache
-def served_llms() -> dict[str, ServedLlm]:
-    """Return the models of ``data/served_llms.csv`` by name."""
-    text = (files("icl_optimizer.environments.data") / "served_llms.csv").read_text()
-    return {
-        row["name"]: ServedLlm(
-            row["name"],
-            row["family"],
-            float(row["billions"]),
-            float(row["tokens_per_s"]),
-            tuple(float(row[t]) / 100 for t in TASK_TYPES),
-        )
-        for row in csv.DictReader(text.splitlines())
-    }
+__all__ = ["TASK_TYPES", "SLOSchedulingConfig", "ServedLlm", "ServedServer", "served_llms"]

@@ -27,23 +27,25 @@ class SchedulingExpert:
 
     def __call__(self, observations: NDArray[Any]) -> Forecast:
         """Return the forecast for observations ``(n, models + 2)``."""
-        models = len(self.config.models)
+        models, slots = len(self.config.names), self.config.slots_each
         rows = np.atleast_2d(observations).astype(np.float64)
         queue, kind = rows[:, :models], rows[:, models].astype(np.int64)
         deadline = rows[:, models + 1 : models + 2]
         own, any_task = self.config.mean_service[kind], self.config.mean_service.mean(axis=0)
+        tokens = self.config.mean_generation
         spread = np.exp(self.config.length_spread**2 + self.config.model_spread**2) - 1
         between = self.config.mean_service.var(axis=0) / any_task**2
-        cv2 = spread + between * (1 + spread)
-        ahead = np.maximum(queue - self.config.slots + 1, 0.0) / self.config.slots
-        busy = (queue > 0) / self.config.slots
+        # lengths scatter, the overhead does not
+        cv2 = spread * (tokens.mean(axis=0) / any_task) ** 2 + between * (1 + spread)
+        ahead = np.maximum(queue - slots + 1, 0.0) / slots
+        busy = (queue > 0) / slots
         mean = own + any_task * (
             np.maximum(ahead - busy, 0.0) + np.minimum(busy, ahead) * (1 + cv2) / 2
         )
-        variance = own**2 * spread + any_task**2 * cv2 * ahead / self.config.slots
+        variance = tokens[kind] ** 2 * spread + any_task**2 * cv2 * ahead / slots
         variance = np.maximum(variance, 1e-9)
         chance = gammainc(mean**2 / variance, deadline * mean / variance)
-        full = queue >= self.config.queue_size
+        full = queue >= self.config.capacity
         chance = np.where(full, 0.0, chance)
         seconds = np.where(full, np.inf, mean)
         score = self.config.mean_score[kind]

@@ -17,7 +17,7 @@ from icl_optimizer.environments.slo_scheduling import build_problem
 from icl_optimizer.environments.slo_scheduling_config import SLOSchedulingConfig
 from icl_optimizer.environments.slo_scheduling_tasks import TaskDraws, draw_tasks
 
-DEPARTURE, ARRIVAL = 0, 1
+DEPARTURE, EXPIRY, ARRIVAL = 0, 1, 2
 """Kinds of events; at the same time, who leaves makes room for who comes."""
 
 
@@ -28,8 +28,9 @@ class Task:
     Attributes:
         server: Where it was sent.
         start_s: Beginning of service, None if it waits or was dropped.
-        finish_s: End of service, None if it was not served.
-        earned: Its score; 0 if late or dropped.
+        finish_s: End of service, or when it was taken away; None if it was dropped.
+        earned: Its score; 0 if late, taken away or dropped.
+        cancelled: Whether it was taken away at its deadline.
     """
 
     kind: int
@@ -41,11 +42,17 @@ class Task:
     start_s: float | None = None
     finish_s: float | None = None
     earned: float = 0.0
+    cancelled: bool = False
+
+    @property
+    def expiry_s(self) -> float:
+        """When its deadline is over."""
+        return self.arrival_s + self.deadline_s
 
     @property
     def in_time(self) -> bool:
         """Whether it finished by its deadline."""
-        return self.finish_s is not None and self.finish_s <= self.arrival_s + self.deadline_s
+        return not self.cancelled and self.finish_s is not None and self.finish_s <= self.expiry_s
 
 
 class ScalarSLOSchedulingEnv(gym.Env[NDArray[np.float32], np.int64]):
@@ -73,7 +80,9 @@ class ScalarSLOSchedulingEnv(gym.Env[NDArray[np.float32], np.int64]):
         self.waiting: list[deque[int]] = []
         self.serving: list[set[int]] = []
         self.present = 0
-        self._speeds = [model.tokens_per_s for model in self.config.served]
+        self._speeds = self.config.speeds.tolist()
+        self._overheads = self.config.overheads.tolist()
+        self._slots, self._capacity = self.config.slots_each, self.config.capacity
         self._events: list[tuple[float, int, int]] = []
 
     def reset(
@@ -94,8 +103,10 @@ class ScalarSLOSchedulingEnv(gym.Env[NDArray[np.float32], np.int64]):
         """Send the present task to a model, and let time pass to the next arrival or the end."""
         task = self.tasks[self.present]
         task.server = self._longest() if action == len(self._speeds) else int(action)
-        dropped = self.length(task.server) >= self.config.queue_size
+        dropped = bool(self.length(task.server) >= self._capacity[task.server])
         if not dropped:
+            if self.config.cancel_late:
+                heapq.heappush(self._events, (task.expiry_s, EXPIRY, self.present))
             self.waiting[task.server].append(self.present)
             self._serve(task.server, task.arrival_s)
         truncated = self.present == len(self.tasks) - 1
@@ -118,28 +129,35 @@ class ScalarSLOSchedulingEnv(gym.Env[NDArray[np.float32], np.int64]):
             if kind == ARRIVAL:
                 self.present = number
                 break
-            self._depart(time_s, number)
-            finished.append(number)
+            if self._leaves(time_s, kind, number):
+                finished.append(number)
         return finished
 
-    def _depart(self, now_s: float, number: int) -> None:
-        """Take a task out of its server, score it, and let the next one in."""
+    def _leaves(self, now_s: float, kind: int, number: int) -> bool:
+        """Carry out a departure or a deadline; return whether the task left just now."""
         task = self.tasks[number]
-        self.serving[task.server].remove(number)
+        if number in self.waiting[task.server]:
+            self.waiting[task.server].remove(number)
+        elif number in self.serving[task.server]:
+            self.serving[task.server].remove(number)
+        else:
+            return False
+        task.finish_s, task.cancelled = now_s, kind == EXPIRY
         if task.in_time:
             task.earned = task.score[task.server]
         self._serve(task.server, now_s)
+        return True
 
     def _serve(self, server: int, now_s: float) -> None:
         """Begin to serve who has waited longest, if there is a free slot."""
-        if not self.waiting[server] or len(self.serving[server]) >= self.config.slots:
+        if not self.waiting[server] or len(self.serving[server]) >= self._slots[server]:
             return
         number = self.waiting[server].popleft()
         task = self.tasks[number]
         task.start_s = now_s
-        task.finish_s = now_s + task.tokens[server] / self._speeds[server]
+        service = self._overheads[server] + task.tokens[server] / self._speeds[server]
         self.serving[server].add(number)
-        heapq.heappush(self._events, (task.finish_s, DEPARTURE, number))
+        heapq.heappush(self._events, (now_s + service, DEPARTURE, number))
 
     def _observe(self) -> NDArray[np.float32]:
         task = self.tasks[self.present]

@@ -9,11 +9,7 @@ import numpy as np
 
 from icl_optimizer.environments.base import Floats, Ints
 from icl_optimizer.environments.queues import draw_arrivals
-from icl_optimizer.environments.slo_scheduling_config import (
-    DEFAULT_TOKENS,
-    TASK_TYPES,
-    SLOSchedulingConfig,
-)
+from icl_optimizer.environments.slo_scheduling_config import TASK_TYPES, SLOSchedulingConfig
 
 
 @dataclass(frozen=True)
@@ -38,7 +34,7 @@ class TaskDraws:
     def empty(cls, num_envs: int, config: SLOSchedulingConfig) -> TaskDraws:
         """Return room for ``num_envs`` episodes."""
         flat = (num_envs, config.horizon)
-        deep = (*flat, len(config.models))
+        deep = (*flat, len(config.names))
         return cls(
             np.zeros(flat, np.int64), np.zeros(flat), np.zeros(flat), np.zeros(deep), np.zeros(deep)
         )
@@ -55,7 +51,7 @@ def draw_tasks(rngs: Sequence[np.random.Generator], config: SLOSchedulingConfig)
     A task's length is lognormal around the mean of its type, with a part that all models share
     and a part of each model's own.
     """
-    shape, models = (len(rngs), config.horizon), len(config.models)
+    shape, models = (len(rngs), config.horizon), len(config.names)
     uniform = np.empty((len(rngs), 2, config.horizon))
     normal = np.empty((len(rngs), 1 + models * (2 if config.score_noise else 1), config.horizon))
     arrival = draw_arrivals(rngs, config.horizon, config.arrival_rate, config.bursts)
@@ -85,6 +81,5 @@ def _lengths(kind: Ints, normal: Floats, config: SLOSchedulingConfig) -> Floats:
     lengths += config.length_spread * normal[:, :1]
     lengths -= (config.length_spread**2 + config.model_spread**2) / 2
     np.exp(lengths, out=lengths)
-    mean = np.array([config.mean_tokens.get(t, DEFAULT_TOKENS) for t in TASK_TYPES])
-    lengths *= mean.take(kind)[:, None]
+    lengths *= config.mean_lengths.take(kind, axis=0).swapaxes(1, 2)
     return lengths.swapaxes(1, 2)

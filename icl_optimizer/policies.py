@@ -71,7 +71,7 @@ def make_policy(
         MissingDependencyError: An optional package that the policy needs is not installed.
     """
     spec = get_policy_spec(name)
-    if not spec.suits(problem.name):
+    if not spec.suits(problem.name, problem.roles):
         raise unsuitable(spec, problem.name)
     request = Request(name, problem, env, model, seed, prompts, options or {}, settings)
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -76,6 +76,7 @@ class PolicySpec:
         num_envs: Sub-environments that it learns in by default.
         in_sweeps: Whether a comparison evaluates it at further parameter points, too.
         environments: Problems it is made for; None for all.
+        roles: Roles of columns that are all it looks at: a problem that has one of them suits, too.
     """
 
     name: str
@@ -93,6 +94,7 @@ class PolicySpec:
     budgets: Mapping[str, int] = field(default_factory=dict)
     envs: Mapping[str, int] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
+    roles: tuple[str, ...] = ()
 
     def envs_in(self, environment: str) -> int:
         """Return the number of sub-environments that the policy learns in by default."""
@@ -107,8 +109,9 @@ class PolicySpec:
 
     def training_env(self, environment: str, settings: Mapping[str, Any]) -> BatchedEnv:
         """Return what the policy learns in, where it runs in ``environment`` with ``settings``."""
-        learned = self.training_settings(settings, get_spec(environment))
-        return make(environment, self.envs_in(environment), **learned)
+        spec, given = get_spec(environment).learned_in(settings)
+        learned = self.training_settings(given, spec)
+        return make(spec.name, self.envs_in(spec.name), **learned)
 
     def budget_in(self, environment: str, settings: Mapping[str, Any]) -> int:
         """Return the policy's own budget in ``environment`` with ``settings``."""
@@ -118,6 +121,7 @@ class PolicySpec:
                 return special
         return self.budgets.get(environment, self.budget)
 
-    def suits(self, problem: str) -> bool:
-        """Return whether the policy can decide in the problem of this name."""
-        return self.environments is None or problem in self.environments
+    def suits(self, problem: str, roles: Collection[str] = ()) -> bool:
+        """Return whether the policy can decide in the problem of this name, with these roles."""
+        named = self.environments is None or problem in self.environments
+        return named or not set(self.roles).isdisjoint(roles)

@@ -378,8 +378,16 @@ SHIPPED = (
         make_forecaster(LinearForecaster, "alpha", "ridge"),
         environments=SERVERS,
     ),
-    _rule("round-robin", "the servers in turn", make_rule(RoundRobinPolicy), *SERVERS),
-    _rule("shortest-queue", "fewest requests waiting", make_rule(ShortestQueuePolicy), *SERVERS),
+    replace(
+        _rule("round-robin", "the servers in turn", make_rule(RoundRobinPolicy), *SERVERS),
+        roles=("Queue", "Waiting", "Load"),
+    ),
+    replace(
+        _rule(
+            "shortest-queue", "fewest requests waiting", make_rule(ShortestQueuePolicy), *SERVERS
+        ),
+        roles=("Queue", "Waiting"),
+    ),
     _rule("least-kv", "least KV memory in use", make_column_rule, ROUTING),
     _rule("quality-greedy", "best predicted quality", make_column_rule, ROUTING),
     _rule("latency-greedy", "least expected latency per token", make_forecast_rule, ROUTING),
@@ -393,8 +401,14 @@ SHIPPED = (
     _rule(
         "least-connections", "fewest active and queued requests", make_rule(LeastConnectionsPolicy)
     ),
-    _rule(
-        "least-loaded", "fewest tokens in flight", make_rule(LeastLoadedPolicy), "load-balancing"
+    replace(
+        _rule(
+            "least-loaded",
+            "least load: fewest tokens in flight",
+            make_rule(LeastLoadedPolicy),
+            "load-balancing",
+        ),
+        roles=("Load",),
     ),
     _rule("shortest-expected-completion", "soonest expected completion, speeds known", make_expert),
     _rule("score-greedy", "best mean score, whatever the queues", make_expert, "slo-scheduling"),

@@ -56,6 +56,7 @@ LOOKING_AHEAD = ("layer-splitting",)
 VARIANTS: list[Any] = [
     pytest.param(name, settings, id=f"{name}-{'-'.join(map(str, settings)) or 'default'}")
     for name in environment_names()
+    if not get_spec(name).live
     for settings in (SHORT.get(name, {}), *FURTHER.get(name, ()))
 ]
 over_all = pytest.mark.parametrize(("name", "settings"), VARIANTS)

@@ -370,6 +370,28 @@ async def test_an_answer_that_is_none(text: str) -> None:
     assert raised.value.kind == "malformed"
 
 
+async def test_a_server_that_closes_kept_connections_is_asked_again() -> None:
+    seen = []
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        seen.append(request.transport)
+        body = b'{"choices": [{"message": {"content": "hi"}}]}'
+        response = web.Response(body=body, content_type="application/json")
+        if request.transport is not None:
+            # without a word, as servers do that count their connections' requests
+            asyncio.get_running_loop().call_later(0.01, request.transport.abort)
+        return response
+
+    async with served_by(answer) as fleet:
+        for _ in range(3):
+            await ask(fleet, 0, WHOLE)
+            # the loop has no time to notice that the connection is closed
+            import time
+
+            time.sleep(0.02)
+    assert len(seen) == 3
+
+
 async def test_nobody_listens() -> None:
     config = load_fleet({"servers": [{"name": "s", "llm": "openai:m@http://127.0.0.1:9/v1"}]})
     async with Fleet(config) as fleet:

@@ -177,6 +177,7 @@ async def test_all_servers_down_and_back() -> None:
             await ask(router)
         assert raised.value.status == 503
         assert raised.value.retry_after == pytest.approx(5, abs=1)
+        assert b'router_cool_downs_total{server="fast"} 1.0' in router.metrics.render()
         for server in router.fleet.servers:
             server.health.succeeded()
         assert (await ask(router))[-1] == DONE
@@ -398,6 +399,11 @@ async def test_a_router_that_does_not_learn(tmp_path: Path) -> None:
 def test_policies_that_cannot_route(name: str, told: str) -> None:
     with pytest.raises(ConfigurationError, match=told):
         router_on(upstreams(), name)
+
+
+def test_a_single_server_leaves_nothing_to_decide() -> None:
+    with pytest.raises(ConfigurationError, match="at least two"):
+        Router(load_fleet({"servers": FIELDS["servers"][:1]}))  # type: ignore[index]
 
 
 async def test_a_policy_object_decides() -> None:

@@ -20,11 +20,11 @@ from tiny_env import RIGHT, WRONG, SingleTinyEnv, TinyEnv, tiny_problem
 
 from icl_optimizer.environments.adapters import SingleEnv, as_sb3
 from icl_optimizer.environments.base import BatchedEnv
-from icl_optimizer.environments.registry import environment_names, make
+from icl_optimizer.environments.registry import environment_names, get_spec, make
 from icl_optimizer.errors import ConfigurationError
 from icl_optimizer.policies import get_policy_spec, make_policy, policy_names
 
-ENVIRONMENTS = ["tiny", *environment_names()]
+ENVIRONMENTS = ["tiny", *(n for n in environment_names() if not get_spec(n).live)]
 WITHOUT_LLM = [
     name
     for name in policy_names("offloading")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from icl_optimizer.environments.slo_scheduling import SLOSchedulingVectorEnv
 from icl_optimizer.environments.slo_scheduling_config import TASK_TYPES
-from icl_optimizer.environments.slo_scheduling_scalar import ScalarSLOSchedulingEnv
+from icl_optimizer.environments.slo_scheduling_scalar import ARRIVAL, ScalarSLOSchedulingEnv
 
 SEEDS = (3, 4, 5, 6)
 EPISODES = 2
@@ -27,6 +27,28 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "mixed-deadlines": {"mixed_deadlines_s": (2.0, 5.0, 20.0), "score_noise": 0.05},
     "dump": {"dump_action": True, "arrival_rate": 3.0},
     "one-task": {"horizon": 1},
+    "cancel-late": {"cancel_late": True, "arrival_rate": 3.0, "horizon": 60, "slots": 2},
+    "impatient": {
+        "cancel_late": True,
+        "arrival_rate": 6.0,
+        "horizon": 80,
+        "mixed_deadlines_s": (1.0, 3.0, 40.0),
+        "dump_action": True,
+    },
+    "servers": {
+        "servers": (
+            {"name": "quick", "tokens_per_s": 90.0, "overhead_s": 0.3, "slots": 2},
+            {
+                "name": "slow",
+                "tokens_per_s": 20.0,
+                "mean_tokens": {"math": 80.0},
+                "scores": {"math": 0.9, "coding": 0.0},
+                "queue_size": 3,
+            },
+        ),
+        "arrival_rate": 2.0,
+        "cancel_late": True,
+    },
     "two-models": {"models": ("qwen2-7b", "phi3-3.8b"), "mean_tokens": {"math": 50.0}},
 }
 
@@ -125,6 +147,7 @@ def test_batched_equals_plain_python(variant: str) -> None:
     mixed=st.sampled_from([(), (1.0, 4.0)]),
     spread=st.sampled_from([0.0, 0.4, 1.5]),
     dump=st.booleans(),
+    cancel=st.booleans(),
 )
 def test_batched_equals_plain_python_anywhere(
     seed: int,
@@ -137,6 +160,7 @@ def test_batched_equals_plain_python_anywhere(
     mixed: tuple[float, ...],
     spread: float,
     dump: bool,
+    cancel: bool,
 ) -> None:
     fields = {
         "models": ("phi3-3.8b", "gemma2-9b", "qwen2-7b", "llama3-8b")[:models],
@@ -150,6 +174,7 @@ def test_batched_equals_plain_python_anywhere(
         "model_spread": spread,
         "score_noise": spread / 10,
         "dump_action": dump,
+        "cancel_late": cancel,
     }
     play(Pair((seed, seed + 1), fields), seed, 1)
 
@@ -172,7 +197,7 @@ def test_by_hand() -> None:
     speed = env.config.served[0].tokens_per_s
     for task, arrival in zip(env.tasks, (1.0, 1.25, 1.5), strict=True):
         task.arrival_s, task.tokens[0], task.score[0] = arrival, 1.5 * speed, 0.25
-    env.present, env._events = 0, [(1.25, 1, 1), (1.5, 1, 2)]
+    env.present, env._events = 0, [(1.25, ARRIVAL, 1), (1.5, ARRIVAL, 2)]
     assert env.step(np.int64(0))[1] == 0.0
     observation, reward, *_ = env.step(np.int64(0))
     assert (observation[0], reward) == (2.0, 0.0)

@@ -164,4 +164,5 @@ class _InOnePiece:
         from langchain_core.messages import AIMessageChunk
 
         messages = [{"role": role, "content": content} for role, content in pairs]
-        yield AIMessageChunk(content=await asyncio.to_thread(self._model.chat, messages, max_tokens))
+        text = await asyncio.to_thread(self._model.chat, messages, max_tokens)
+        yield AIMessageChunk(content=text)

@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -44,6 +44,7 @@ class Server:
         in_service: Requests sent and not answered yet.
         served: Requests answered so far.
         failures: Requests that failed so far.
+        on_rest: Told the server's name when it begins to be left alone.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Server:
         self.index, self.config, self.upstream = index, config, upstream
         self.health = Health(health)
         self.in_service = self.served = self.failures = 0
+        self.on_rest: Callable[[str], None] | None = None
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     @property
@@ -123,8 +125,11 @@ class Server:
             return
         unreachable = error.kind == "connection" and not answered
         at_once = error.kind == "key" or unreachable
+        rested = self.health.cooling_s > 0
         if self.health.failed(at_once=at_once, wait_s=error.retry_after):
             self.turn_away()
+            if self.on_rest is not None and not rested:
+                self.on_rest(self.config.name)
 
     def turn_away(self) -> None:
         """Send everybody who waits elsewhere."""

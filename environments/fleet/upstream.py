@@ -9,15 +9,22 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, TypeVar
+
+import aiohttp
+from aiohttp.client_exceptions import (
+    ClientConnectorError,
+    ClientError,
+    ClientOSError,
+    ServerDisconnectedError,
+)
 
 from icl_optimizer.environments.fleet.config import ServerConfig
 from icl_optimizer.errors import ConfigurationError, FailureKind, ModelError
 from icl_optimizer.llm.provider_errors import status_error
 from icl_optimizer.llm.spec import Spec, parse_spec
 
-if TYPE_CHECKING:
-    import aiohttp
+T = TypeVar("T")
 
 Path = Literal["chat/completions", "completions"]
 """What a request asks for, below ``/v1``."""
@@ -127,8 +134,6 @@ class HttpUpstream(Upstream):
 
     async def open(self) -> None:
         """Prepare connections; none is opened."""
-        import aiohttp
-
         # no limit of its own: the server's slots and queue are the limit
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
         timeout = aiohttp.ClientTimeout(None, sock_connect=_CONNECT_S, sock_read=self._timeout_s)
@@ -142,7 +147,15 @@ class HttpUpstream(Upstream):
         if self.model:
             fields["model"] = self.model
         data = json.dumps(fields, ensure_ascii=False).encode()
-        response = await self._guarded(self._post(path, data))
+        try:
+            response = await self._post(path, data)
+        except (ServerDisconnectedError, ClientOSError) as error:
+            if isinstance(error, ClientConnectorError):
+                raise self._unreachable(error) from None
+            # a kept connection that the server has closed meanwhile; a new one tells for sure
+            response = await self._guarded(self._post(path, data))
+        except (ClientError, OSError, TimeoutError) as error:
+            raise self._unreachable(error) from None
         if response.status >= 400:
             raise await self._refused(response)
         streams = response.content_type == "text/event-stream"
@@ -156,14 +169,12 @@ class HttpUpstream(Upstream):
 
     async def healthy(self) -> bool:
         """Return whether the list of models, which every server has, is answered."""
-        import aiohttp
-
         try:
             limit = aiohttp.ClientTimeout(_HEALTH_S)
             async with self._open_session.get(f"{self.url}/models", timeout=limit) as response:
                 # who asks for another key, or does not list models, is there at least
                 return response.status < 500
-        except (aiohttp.ClientError, OSError, TimeoutError):
+        except (ClientError, OSError, TimeoutError):
             return False
 
     async def close(self) -> None:
@@ -181,18 +192,19 @@ class HttpUpstream(Upstream):
     async def _post(self, path: Path, data: bytes) -> aiohttp.ClientResponse:
         return await self._open_session.post(f"{self.url}/{path}", data=data, allow_redirects=False)
 
-    async def _guarded(self, work: Awaitable[Any]) -> Any:
+    async def _guarded(self, work: Awaitable[T]) -> T:
         """Return what ``work`` returns; what the client raises becomes :class:`UpstreamError`."""
-        import aiohttp
-
         try:
             return await work
-        except TimeoutError:
-            text = f"server '{self.name}' was silent for too long"
-            raise UpstreamError(text, "timeout") from None
-        except (aiohttp.ClientError, OSError) as error:
-            text = f"server '{self.name}' cannot be reached or hung up ({type(error).__name__})"
-            raise UpstreamError(text, "connection") from None
+        except (ClientError, OSError, TimeoutError) as error:
+            failure = self._unreachable(error)
+        raise failure
+
+    def _unreachable(self, error: Exception) -> UpstreamError:
+        if isinstance(error, TimeoutError):
+            return UpstreamError(f"server '{self.name}' was silent for too long", "timeout")
+        text = f"server '{self.name}' cannot be reached or hung up ({type(error).__name__})"
+        return UpstreamError(text, "connection")
 
     async def _refused(self, response: aiohttp.ClientResponse) -> UpstreamError:
         try:

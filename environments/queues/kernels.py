@@ -38,6 +38,7 @@ def assign(
     now: NDArray[np.float64],
     service: NDArray[np.float64],
     amount: NDArray[np.float64],
+    patience: NDArray[np.float64],
     slot_free: NDArray[np.float64],
     slots: NDArray[np.int64],
     capacity: NDArray[np.int64],
@@ -53,7 +54,8 @@ def assign(
     """Give every sub-environment's request to its server; see :meth:`.QueueBank.assign`.
 
     A server that serves first come, first served without preemption takes each request at
-    ``max(arrival, earliest free slot)``, known at once (Kiefer and Wolfowitz 1955).
+    ``max(arrival, earliest free slot)``, known at once (Kiefer and Wolfowitz 1955). That holds
+    with requests that give up, too: when those ahead leave is known already.
     """
     for e in range(server.shape[0]):
         j, k = server[e], item[e]
@@ -69,8 +71,12 @@ def assign(
             if slot_free[e, j, c] < slot_free[e, j, first]:
                 first = c
         start = max(now[e], slot_free[e, j, first])
-        finish = start + service[e]
-        slot_free[e, j, first] = finish
+        gives_up = now[e] + patience[e]
+        if start < gives_up:
+            finish = min(start + service[e], gives_up)
+            slot_free[e, j, first] = finish
+        else:
+            start, finish = np.inf, gives_up
         row.start, row.finish = start, finish
         in_system[e, j] += 1
         load[e, j] += amount[e]

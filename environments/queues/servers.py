@@ -35,8 +35,8 @@ class Finished:
         item: Number of the request in its episode.
         server: Where it was served.
         arrival_s: Arrival, seconds.
-        start_s: Beginning of service.
-        finish_s: End of service.
+        start_s: Beginning of service, ``inf`` of a request that gave up before.
+        finish_s: End of service, or when it gave up.
     """
 
     env: Ints
@@ -102,6 +102,7 @@ class QueueBank:
         self._out = np.zeros((3, num_envs * flying), dtype=np.int64)
         self._out_s = np.zeros((3, num_envs * flying))
         self._rows, self._ones = np.arange(num_envs), np.ones(num_envs)
+        self._forever = np.full(num_envs, np.inf)
 
     def reset(self, indices: Ints) -> None:
         """Empty the servers of the sub-environments ``indices``; what was in flight is gone."""
@@ -119,6 +120,7 @@ class QueueBank:
         now_s: Floats,
         service_s: Floats,
         amount: Floats | None = None,
+        patience_s: Floats | None = None,
     ) -> Bools:
         """Give one request per sub-environment to a server, after :meth:`advance` to its arrival.
 
@@ -128,6 +130,8 @@ class QueueBank:
             now_s: Arrival, seconds, ``(E,)``.
             service_s: Time in service there, seconds, ``(E,)``.
             amount: What it adds to :attr:`load`, ``(E,)``; 1 each when None.
+            patience_s: Time after which it gives up and leaves, waiting or in service, seconds,
+                ``(E,)``; never when None.
 
         Returns:
             Which were accepted, ``(E,)``; the others found the server full and are gone.
@@ -140,8 +144,9 @@ class QueueBank:
         from icl_optimizer.environments.queues import kernels
 
         amount = self._ones if amount is None else amount
+        patience_s = self._forever if patience_s is None else patience_s
         self._check_shapes(server=server, item=item, now_s=now_s, service_s=service_s)
-        self._check_shapes(amount=amount)
+        self._check_shapes(amount=amount, patience_s=patience_s)
         self._check_requests(server, item, now_s, service_s)
         accepted = np.empty(len(server), dtype=np.bool_)
         kernels.assign(
@@ -150,6 +155,7 @@ class QueueBank:
             now_s,
             service_s,
             amount,
+            patience_s,
             self._slot_free,
             self.slots,
             self.capacity,

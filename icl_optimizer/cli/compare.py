@@ -65,6 +65,7 @@ def compare(
     """Compare policies on an environment and write tables and a report."""
     from icl_optimizer.comparison.config import default_config
     from icl_optimizer.comparison.runner import compare as run
+    from icl_optimizer.environments.registry import get_spec
     from icl_optimizer.report import require_plotting
 
     require_plotting()
@@ -85,7 +86,8 @@ def compare(
         drift=pairs("--drift", drift) or None,
     )
     access = access_options(llm_cache, replay, max_calls, max_cost, prices)
-    folder = out or Path("runs") / f"{environment}-{config.scenario.replace('=', '-')[:60]}"
+    name = get_spec(environment).name
+    folder = out or Path("runs") / f"{name}-{config.scenario.replace('=', '-')[:60]}"
     try:
         run(config, folder, resume=resume, jobs=jobs, progress_bar=not quiet, access=access)
     except (BudgetError, ModelError, ReplayError, KeyboardInterrupt) as error:

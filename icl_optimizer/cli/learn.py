@@ -55,7 +55,8 @@ def train(
     out.parent.mkdir(parents=True, exist_ok=True)
     usual = get_spec(environment).interactions
     if spec.is_drl:
-        usual = spec.budget_in(environment, given)
+        where, learned = get_spec(environment).learned_in(given)
+        usual = spec.budget_in(where.name, learned)
     agent.learn(interactions or usual, progress_bar=True)
     agent.save(out)
     console.print(f"saved: {out}", markup=False, soft_wrap=True)

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from icl_optimizer.errors import ConfigurationError
+from icl_optimizer.settings_file import read_settings
 
 if TYPE_CHECKING:
     from icl_optimizer.llm.guard import GuardOptions
 
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", help="Environment parameter, as in key=value.")
+    list[str] | None,
+    typer.Option("--set", help="Environment parameter, as in key=value; @FILE.yaml for many."),
 ]
 IclOptions = Annotated[
     list[str] | None, typer.Option("--icl", help="Option of the in-context agent, key=value.")
@@ -58,12 +60,21 @@ def access_options(
 
 
 def pairs(option: str, items: list[str] | None) -> dict[str, Any]:
-    """Turn ``key=value`` texts into a dictionary."""
+    """Turn ``key=value`` texts into a dictionary; what comes later counts.
+
+    ``@FILE`` stands for all that the mapping in a YAML or JSON file holds.
+
+    Raises:
+        ConfigurationError: An item is neither, or the file cannot be read as a mapping.
+    """
     found: dict[str, Any] = {}
     for item in items or []:
+        if item.startswith("@"):
+            found |= read_settings(option, item[1:])
+            continue
         key, separator, value = item.partition("=")
         if not separator or not key.strip():
-            raise ConfigurationError(f"{option} is '{item}'; allowed: key=value.")
+            raise ConfigurationError(f"{option} is '{item}'; allowed: key=value or @FILE.")
         found[key.strip()] = value.strip()
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
@@ -88,7 +89,15 @@ def _tenths(interactions: int) -> set[int]:
 
 def scenario_name(settings: dict[str, Any]) -> str:
     """Return ``key=value;...`` of the settings, or ``default`` without any."""
-    return ";".join(f"{k}={v}" for k, v in sorted(settings.items())) or "default"
+    return ";".join(f"{k}={_shown(v)}" for k, v in sorted(settings.items())) or "default"
+
+
+def _shown(value: Any) -> str:
+    """Return a setting as text; of things that have names, these alone."""
+    named = isinstance(value, list | tuple) and all(
+        isinstance(item, Mapping) and "name" in item for item in value
+    )
+    return "+".join(item["name"] for item in value) if named and value else str(value)
 
 
 def default_config(environment: str, **overrides: Any) -> ComparisonConfig:
@@ -100,6 +109,8 @@ def default_config(environment: str, **overrides: Any) -> ComparisonConfig:
         "interactions": spec.interactions,
         "seeds": spec.seeds,
     }
+    if spec.eval_tasks is not None:
+        fields["eval_tasks"] = spec.eval_tasks
     try:
         return ComparisonConfig(**fields | {k: v for k, v in overrides.items() if v is not None})
     except ValidationError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from icl_optimizer.baselines.heuristics import RandomPolicy
 from icl_optimizer.baselines.oracle import OraclePolicy
 from icl_optimizer.comparison.bounds import hindsight_bounds
+from icl_optimizer.decision import Outcome
 from icl_optimizer.environments.base import BatchedEnv
 from icl_optimizer.environments.registry import get_spec, make
 from icl_optimizer.policy import Policy
@@ -47,6 +49,11 @@ class Held:
         self.env = make(environment, max(spec.episodes, -(-tasks // horizon)), **held_out)
         self.seed = HELD_OUT + 1000 * seed
         self._key = environment, repr(spec.config(held_out)), self.seed, self.env.num_envs
+
+    @property
+    def rehearsal(self) -> Held:
+        """Tasks on which nothing real happens: these."""
+        return self
 
     def evaluate(self, policy: Policy, *, bounds: bool = True) -> dict[str, float]:
         """Return the metrics of ``policy``, deciding greedily.
@@ -88,17 +95,21 @@ class Held:
             total += reward
             actions.append([d.action for d in decisions])
             outcomes += finished
-        rewards = np.array([o.reward for o in outcomes])
-        feasible = np.array([o.feasible for o in outcomes])
-        metrics = {
-            name: np.array([o.metrics[name] for o in outcomes]) for name in outcomes[0].metrics
-        }
-        summary = self.env.summarise(rewards, feasible, metrics)
+        summary = summarise(self.env, outcomes)
         summary |= agreement(np.array(actions).ravel(), np.array(best).ravel())
         limits = hindsight_bounds(self.env, self.seed)
         if limits is not None:
             summary["hindsight_share"] = float(total[: len(limits)].sum() / limits.sum())
         return summary
+
+
+def summarise(env: BatchedEnv, outcomes: Sequence[Outcome]) -> dict[str, float]:
+    """Return the metrics of decisions that have finished, as ``env`` names them."""
+    rewards = np.array([o.reward for o in outcomes])
+    feasible = np.array([o.feasible for o in outcomes])
+    names = outcomes[0].metrics
+    metrics = {name: np.array([o.metrics[name] for o in outcomes]) for name in names}
+    return env.summarise(rewards, feasible, metrics)
 
 
 def agreement(actions: NDArray[np.int64], best: NDArray[np.int64]) -> dict[str, float]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from icl_optimizer.comparison.config import ComparisonConfig
+from icl_optimizer.comparison.live import live_tasks
 from icl_optimizer.comparison.shipping import refuse_stale, shipped_weights
 from icl_optimizer.comparison.store import RunStore
 from icl_optimizer.comparison.unit import Unit, UnitResult, unit_budget
@@ -71,17 +73,25 @@ def compare(
     """
     validate(config, model)
     access = access or GuardOptions()
-    for what, given in (("a model object", model), ("a budget", access.budget)):
-        if given is not None and jobs > 1:
+    spec = get_spec(config.environment)
+    alone = (
+        ("a model object", model is not None),
+        ("a budget", access.budget is not None),
+        ("a live environment", spec.live),
+    )
+    for what, given in alone:
+        if given and jobs > 1:
             raise ConfigurationError(f"jobs is {jobs}; allowed: 1 with {what}.")
     store = RunStore(Path(folder), config, resume=resume)
     work = [(p, s) for s in range(config.seeds) for p in config.policies]
     missing = [item for item in work if store.finished(*item) is None]
-    total = sum(unit_budget(config, policy) for policy, _ in missing)
+    real = live_tasks(config.environment, config.settings, config.eval_tasks)
+    total = sum(unit_budget(config, policy) + real for policy, _ in missing)
     with progress(f"{config.environment}", total, shown=progress_bar) as advance:
         try:
             if jobs == 1:
-                _run_here(config, missing, store, advance, model, access)
+                with spec.open_session(config.settings) if missing else nullcontext():
+                    _run_here(config, missing, store, advance, model, access)
             else:
                 _run_parallel(config, missing, store, advance, jobs, access)
         finally:
@@ -96,6 +106,8 @@ def validate(config: ComparisonConfig, model: LanguageModel | None = None) -> No
     refuse_credentials(config.llm)
     get_spec(config.environment).config(config.settings)
     env = make(config.environment, 1, **config.settings)
+    if config.drift_at is not None and get_spec(config.environment).live:
+        raise ConfigurationError(f"drift_at is {config.drift_at}; allowed live: none.")
     if config.drift_at is not None:
         env.reset(seed=0)
         env.change(get_spec(config.environment).config(config.final_settings))
@@ -103,8 +115,12 @@ def validate(config: ComparisonConfig, model: LanguageModel | None = None) -> No
     if len(set(config.policies)) != len(config.policies):
         raise ConfigurationError(f"policies are {config.policies}; allowed: each once.")
     for spec in specs:
-        if not spec.suits(env.problem.name):
+        if not spec.suits(env.problem.name, env.problem.roles):
             raise unsuitable(spec, env.problem.name)
+        if spec.needs_env and get_spec(config.environment).live:
+            raise ConfigurationError(
+                f"policy '{spec.name}' knows what is to come; allowed live: policies that do not."
+            )
     for policy, seed in ((p, s) for p in config.policies for s in range(config.seeds)):
         shipped = shipped_weights(config, policy, seed, unit_budget(config, policy))
         if shipped is not None:

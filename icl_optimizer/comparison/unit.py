@@ -17,6 +17,7 @@ import numpy as np
 from icl_optimizer.comparison.config import ComparisonConfig
 from icl_optimizer.comparison.evaluation import Held
 from icl_optimizer.comparison.explain import explain
+from icl_optimizer.comparison.live import LiveHeld, held_out
 from icl_optimizer.comparison.model_use import model_use
 from icl_optimizer.comparison.shipping import shipped_weights
 from icl_optimizer.comparison.statistics import interactions_to
@@ -116,7 +117,9 @@ class Unit:
             prompts=config.prompts,
             options=config.icl,
         )
-        self.held = Held(config.environment, config.settings, seed, config.eval_tasks)
+        self.held: Held | LiveHeld = held_out(
+            config.environment, config.settings, seed, config.eval_tasks
+        )
         self.result = UnitResult()
         self._metrics: dict[str, float] | None = None
         self._away = 0.0
@@ -129,6 +132,8 @@ class Unit:
         """Learn, evaluate at the checkpoints and at further points; report progress."""
         if self.model is not None:
             self.model.reset()
+        if isinstance(self.held, LiveHeld):
+            self.held.on_task = advance
         started, before, paid = time.perf_counter(), self._usage(), self._dollars()
         if self.shipped is not None:
             self.policy.load(self.shipped[1])
@@ -145,7 +150,8 @@ class Unit:
         self._costs(usage, self._dollars() - paid - self._evaluation_dollars, seconds)
         if self.config.sweeps and self.spec.in_sweeps:
             self._sweep()
-        self.result.explanation = explain(self.policy, self.held) if self.seed == 0 else None
+        if self.seed == 0:
+            self.result.explanation = explain(self.policy, self.held.rehearsal)
         return self.result
 
     def _learn(self, advance: Advance) -> None:
@@ -171,13 +177,18 @@ class Unit:
     def _agenda(self) -> list[tuple[int, Callable[[], None]]]:
         """Return what is due after how many decisions: evaluations, and the drift if any."""
         agenda: list[tuple[int, Callable[[], None]]] = [
-            (point, partial(self._evaluate, point))
-            for point in self.config.checkpoints(self.budget)
+            (point, partial(self._evaluate, point)) for point in self._checkpoints()
         ]
         if self.config.drift_at is not None:
             agenda.append((self.config.drift_at, self._drift))
         # a stable order: the evaluation at the drift still meets the old environment
         return sorted(agenda, key=lambda item: item[0])
+
+    def _checkpoints(self) -> list[int]:
+        """Return when to evaluate; live, where that takes its time, only at the end."""
+        if isinstance(self.held, LiveHeld):
+            return [self.budget]
+        return self.config.checkpoints(self.budget)
 
     def _drift(self) -> None:
         """Let the environment change under the policy, and the held-out tasks with it."""
@@ -186,7 +197,9 @@ class Unit:
         changed = self.spec.training_settings(config.final_settings, environment)
         self.env.change(environment.config(changed))
         self._metrics = None
-        self.held = Held(config.environment, config.final_settings, self.seed, config.eval_tasks)
+        self.held = held_out(
+            config.environment, config.final_settings, self.seed, config.eval_tasks
+        )
 
     def _evaluate(self, step: int) -> None:
         started, before, paid = time.perf_counter(), self._usage(), self._dollars()
@@ -195,7 +208,8 @@ class Unit:
                 self._metrics = self.held.evaluate(self.policy)
         metrics = self._metrics
         self._add(self.config.scenario, "eval", step, metrics)
-        self._curve.append((step, metrics["optimality"]))
+        if "optimality" in metrics:
+            self._curve.append((step, metrics["optimality"]))
         self._away += time.perf_counter() - started
         self._evaluation_usage = self._evaluation_usage + (self._usage() - before)
         self._evaluation_dollars += self._dollars() - paid
@@ -246,7 +260,12 @@ class Unit:
         self._add(self.config.scenario, "train", self.budget, times, clock=True)
 
     def _speed(self) -> dict[str, float]:
-        """Return how many interactions it took to learn, and after a drift to recover."""
+        """Return how many interactions it took to learn, and after a drift to recover.
+
+        Nothing where there is no oracle to tell.
+        """
+        if not self._curve:
+            return {}
         drift_at = math.inf if self.config.drift_at is None else self.config.drift_at
         before = [point for point in self._curve if point[0] <= drift_at]
         after = [(step - drift_at, value) for step, value in self._curve if step > drift_at]
@@ -258,7 +277,8 @@ class Unit:
         met: list[float] = getattr(self.policy, "latencies", [])
         if met:
             return met
-        observation, _ = self.held.env.reset(seed=self.held.seed)
+        held = self.held.rehearsal
+        observation, _ = held.env.reset(seed=held.seed)
         seconds = []
         for _ in range(LATENCY_CALLS):
             started = time.perf_counter()
@@ -331,5 +351,6 @@ def unit_budget(config: ComparisonConfig, policy: str) -> int:
     spec = get_policy_spec(policy)
     if not spec.is_drl:
         return config.interactions
-    own = config.drl_interactions or spec.budget_in(config.environment, config.settings)
+    where, settings = get_spec(config.environment).learned_in(config.settings)
+    own = config.drl_interactions or spec.budget_in(where.name, settings)
     return max(config.interactions, own + (config.drift_at or 0))

@@ -98,12 +98,19 @@ def key_table(run: Run, *, brief: bool = False) -> Table:
     """
     metric, n = headline(run), run.config.interactions
     success, delay = eval_curves(run, "success_rate"), eval_curves(run, "delay_s")
+    first = eval_curves(run, "ttft_s")
+    # of real servers
+    response = eval_curves(run, "response_time_s") if first else {}
     columns: dict[str, Callable[[Standing], str]] = {
         "policy": lambda s: s.name,
         f"{metric} at{FIXED}{n:,}": lambda s: with_interval(metric, s.shared),
         "own budget" if brief else f"{metric} at own budget": lambda s: _final(metric, s, brief),
         "success rate": lambda s: _last(success, s.entry, "success_rate"),
         "delay s" if brief else "delay, s": lambda s: _last(delay, s.entry, "delay_s"),
+        "response s" if brief else "response, s": lambda s: _last(
+            response, s.entry, "response_time_s"
+        ),
+        "first token s" if brief else "first token, s": lambda s: _last(first, s.entry, "ttft_s"),
         f"to{FIXED}95{FIXED}%" if brief else "interactions to 95 %": lambda s: _reached(run, s),
         "to recover" if brief else "interactions to recover": lambda s: _recovered(run, s),
         "LLM calls": lambda s: _cost(run, s.entry, "llm_calls"),

@@ -14,7 +14,16 @@ from icl_optimizer.router.settings import RouterSettings
 
 
 def fleet_problem(config: FleetConfig) -> Problem:
-    """Return what policies decide about in front of a fleet: the problem of its twin."""
+    """Return what policies decide about in front of a fleet: the problem of its twin.
+
+    Raises:
+        ConfigurationError: There is a single server, so that there is nothing to decide.
+    """
+    if len(config.servers) < 2:
+        raise ConfigurationError(
+            f"servers of the fleet are {', '.join(config.names)}; allowed: at least two, so that "
+            "there is something to decide."
+        )
     return build_problem(scheduling_config(config))
 
 

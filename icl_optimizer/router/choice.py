@@ -171,6 +171,8 @@ class Chooser:
             queues,
             decision,
             time.perf_counter() - started,
+            # whatever the policy wanted, a server that cannot be asked is never taken
+            decision.support if len(open_) == len(servers) else 0.0,
         )
 
     def _why_not(self, server: int, tried: Collection[int]) -> str:

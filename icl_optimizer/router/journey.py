@@ -115,10 +115,12 @@ class Books:
         """Note a server that failed before the first token; the request may go elsewhere."""
         self.totals.retried += 1
         self.metrics.retried(journey.choice.name, error.kind)
-        if error.kind not in ("request", "open"):
-            # whoever sent it there learns that this was of no use
+        # whoever sent it there learns that this was of no use
+        blamed = error.kind not in ("request", "open")
+        if blamed:
             await self._learn(journey, met=False)
-        self._note(journey, f"failed: {error.kind}", None, met=False)
+        reward = self._reward(journey, met=False) if blamed else None
+        self._note(journey, f"failed: {error.kind}", None, reward, met=False)
 
     def refused(self, status: int) -> None:
         """Note a request that was not answered."""
@@ -144,7 +146,7 @@ class Books:
             *(served.prompt_tokens, served.tokens, dollars),
         )
         await self._learn(journey, met=met)
-        self._note(journey, "answered", served, met=met)
+        self._note(journey, "answered", served, self._reward(journey, met=met), met=met)
 
     async def broke_off(self, journey: Journey, served: Served, error: UpstreamError) -> None:
         """Note an answer that ended in the middle."""
@@ -152,7 +154,8 @@ class Books:
         self.totals.failed += 1
         self._unanswered(journey, served, 502)
         await self._learn(journey, met=False)
-        self._note(journey, f"broke off: {error.kind}", served, met=False)
+        reward = self._reward(journey, met=False)
+        self._note(journey, f"broke off: {error.kind}", served, reward, met=False)
 
     def cancelled(self, journey: Journey, served: Served | None) -> None:
         """Note a client who went away; what would have come of it is not known."""
@@ -162,7 +165,7 @@ class Books:
         self.totals.cancelled += 1
         if journey.choices:
             self._unanswered(journey, served, CLIENT_GONE)
-            self._note(journey, "client went away", served, met=False)
+            self._note(journey, "client went away", served, None, met=False)
 
     def _unanswered(self, journey: Journey, served: Served | None, status: int) -> None:
         tokens = 0 if served is None else served.tokens
@@ -173,12 +176,11 @@ class Books:
         if not self._settings.learn:
             return
         choice = journey.choice
-        score = self._config.servers[choice.server].score(journey.task)
         outcome = Outcome(
             choice.decision.id,
             choice.decision.context,
             choice.server,
-            score if met else 0.0,
+            self._reward(journey, met=met),
             met,
             False,
             choice.decision.observation,
@@ -190,10 +192,23 @@ class Books:
         await self._chooser.learn([outcome])
         self.totals.learned += 1
 
-    def _note(self, journey: Journey, became: str, served: Served | None, *, met: bool) -> None:
-        """Write the decision log, and what the page shows."""
+    def _reward(self, journey: Journey, *, met: bool) -> float:
+        """Return the server's score on the task, or 0 where the deadline was missed."""
+        server = self._config.servers[journey.choice.server]
+        return server.score(journey.task) if met else 0.0
+
+    def _note(
+        self,
+        journey: Journey,
+        became: str,
+        served: Served | None,
+        reward: float | None,
+        *,
+        met: bool,
+    ) -> None:
+        """Write the decision log, and what the page shows; no reward where it is not known."""
         line = {**_about(journey, self._config.names), "became": became, "met": met}
-        line |= {"response_s": round(journey.seconds, 4), **_course(served)}
+        line |= {"reward": reward, "response_s": round(journey.seconds, 4), **_course(served)}
         self.recent.appendleft(line)
         if self._settings.log_prompts:
             line = {**line, "request": dict(journey.request.body)}
@@ -217,6 +232,7 @@ def _about(journey: Journey, names: tuple[str, ...]) -> dict[str, Any]:
         "wanted": names[choice.decision.action],
         "probabilities": dict(zip(names, chances, strict=True)),
         "propensity": round(choice.propensity, 6),
+        "support": round(choice.support, 6),
         "made_by": choice.made_by,
         "reasons": list(choice.reasons),
         "decision_s": round(choice.seconds, 6),

@@ -59,6 +59,7 @@ class Choice:
         queues: Requests at each server at that moment.
         decision: The policy's own decision.
         seconds: Time that it took.
+        support: Least chance of any server, 0 where one could not be asked.
     """
 
     server: int
@@ -71,6 +72,7 @@ class Choice:
     queues: tuple[int, ...]
     decision: Decision
     seconds: float
+    support: float = 0.0
 
     @property
     def propensity(self) -> float:

@@ -86,6 +86,8 @@ class Router:
             thinks=long,
         )
         self.books = Books(self.config, self.chooser, self.settings, pool)
+        for server in self.fleet.servers:
+            server.on_rest = self.metrics.cooling
         self._classifier: TaskClassifier | None = None
         self._deliveries: set[asyncio.Task[None]] = set()
         self._started = time.monotonic()
@@ -103,6 +105,7 @@ class Router:
     async def __aenter__(self) -> Self:
         """Open the wires to the servers."""
         await self.fleet.__aenter__()
+        self._classifier = await asyncio.to_thread(_make_classifier)
         self._started = time.monotonic()
         return self
 
@@ -126,7 +129,7 @@ class Router:
         Raises:
             RouterError: The request is not valid, or no server may be asked.
         """
-        journey = self._journey(request)
+        journey = self._journey(request, _given_task(request) or self._found_task(request))
         return self.chooser.choose_now(journey.task, journey.deadline_s)
 
     async def route(self, request: RoutedRequest) -> Routed:
@@ -140,7 +143,7 @@ class Router:
         """
         self.books.totals.requests += 1
         try:
-            journey = self._journey(request)
+            journey = self._journey(request, await self._task(request))
             served, first = await self._sent(journey)
         except RouterError as error:
             self.books.refused(error.status)
@@ -219,21 +222,33 @@ class Router:
         }
         return Routed(choice, served.content_type, headers, delivery.chunks(), delivery.close)
 
-    def _journey(self, request: RoutedRequest) -> Journey:
+    def _journey(self, request: RoutedRequest, task: str) -> Journey:
         deadline = self.config.deadline_s if request.deadline_s is None else request.deadline_s
-        return Journey(request, self._task(request), deadline)
+        return Journey(request, task, deadline)
 
-    def _task(self, request: RoutedRequest) -> str:
-        if request.task is not None:
-            if request.task not in TASK_TYPES:
-                text = str(unknown_name("task type", request.task, TASK_TYPES))
-                raise RouterError(400, text, "invalid_request_error")
-            return request.task
-        from icl_optimizer.router.classifier import TaskClassifier, prompt_text
+    async def _task(self, request: RoutedRequest) -> str:
+        # to find the type takes milliseconds, in which other requests go on
+        return _given_task(request) or await asyncio.to_thread(self._found_task, request)
+
+    def _found_task(self, request: RoutedRequest) -> str:
+        from icl_optimizer.router.classifier import prompt_text
 
         if self._classifier is None:
-            self._classifier = TaskClassifier()
+            self._classifier = _make_classifier()
         return self._classifier.classify(prompt_text(request.body))[0]
+
+
+def _make_classifier() -> TaskClassifier:
+    from icl_optimizer.router.classifier import TaskClassifier
+
+    return TaskClassifier()
+
+
+def _given_task(request: RoutedRequest) -> str | None:
+    if request.task is not None and request.task not in TASK_TYPES:
+        text = str(unknown_name("task type", request.task, TASK_TYPES))
+        raise RouterError(400, text, "invalid_request_error")
+    return request.task
 
 
 def _told(failure: UpstreamError) -> RouterError:

@@ -46,12 +46,16 @@ class RouterSettings(BaseModel):
     max_body_bytes: int = Field(
         1_000_000, ge=1000, le=1 << 30, description="Largest body of a request."
     )
+    max_in_flight: int = Field(256, ge=1, le=100_000, description="Most requests at a time.")
     max_connections: int = Field(512, ge=1, le=100_000, description="Most open connections.")
     header_timeout_s: float = Field(
         10.0, gt=0, le=600, description="Longest time until a request's headers are there, seconds."
     )
     body_timeout_s: float = Field(
-        10.0, gt=0, le=600, description="Longest silence within a request's body, seconds."
+        10.0,
+        gt=0,
+        le=600,
+        description="Longest time for a request's body, and a second more for each 20 kB, seconds.",
     )
     client_timeout_s: float = Field(
         30.0, gt=0, le=3600, description="Longest time that a client takes nothing, seconds."
