@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tiny_upstream import Fault, ScriptedUpstream, event, whole
 
@@ -16,9 +17,10 @@ from icl_optimizer.decision import Decision, Outcome, Situations
 from icl_optimizer.environments.fleet.config import load_fleet
 from icl_optimizer.environments.fleet.upstream import DONE
 from icl_optimizer.errors import ConfigurationError
+from icl_optimizer.exploration import Exploration
 from icl_optimizer.policies import make_policy
 from icl_optimizer.policy import Policy
-from icl_optimizer.router.building import fleet_problem
+from icl_optimizer.router.building import fleet_problem, router_policy
 from icl_optimizer.router.pool_store import PoolStore
 from icl_optimizer.router.requests import Routed, RoutedRequest, RouterError
 from icl_optimizer.router.router import Router
@@ -422,3 +424,34 @@ async def test_the_language_model_decides_and_learns() -> None:
     assert makers <= {"llm", "cache", "explore"}
     assert makers & {"llm", "cache"}
     assert status["totals"]["learned"] == 8
+
+
+def test_a_policy_begins_with_what_the_fleets_file_says() -> None:
+    lengths = {"math": 20.0}
+    servers = [
+        {
+            "name": "quick",
+            "llm": "openai:m@http://a/v1",
+            "tokens_per_s": 50,
+            "mean_tokens": lengths,
+        },
+        {"name": "slow", "llm": "openai:m@http://b/v1", "tokens_per_s": 3, "mean_tokens": lengths},
+    ]
+    config = load_fleet({"deadline_s": 5.0, "servers": servers})
+    idle = np.array([[0, 0, 2, 5.0]])
+    cold = router_policy("table", config, RouterSettings(warm_up=0))
+    assert cold.forecast(idle).chance[0].tolist() == [0.5, 0.5]  # type: ignore[attr-defined]
+    assert cold.exploration.try_all_first  # type: ignore[attr-defined]
+    warm = router_policy("table", config, RouterSettings(warm_up=400))
+    quick, slow = warm.forecast(idle).chance[0]  # type: ignore[attr-defined]
+    assert quick > 0.8 > 0.5 > slow
+    assert not warm.exploration.try_all_first  # type: ignore[attr-defined]
+    mine = RouterSettings(exploration=Exploration(start=0.4))
+    assert router_policy("table", config, mine).exploration.start == 0.4  # type: ignore[attr-defined]
+
+
+def test_deadlines_that_differ_are_told_apart_in_words() -> None:
+    problem = fleet_problem(load_fleet({**FIELDS, "deadlines_s": [2, 10]}))
+    words = [problem.describe(np.array([0, 0, 0, 2, d]))["Deadline"] for d in (1.5, 4, 9, 60)]
+    assert words == ["2 s", "2 s", "10 s", "10 s"]
+    assert "Deadline" not in fleet_problem(load_fleet(FIELDS)).keywords

@@ -114,6 +114,12 @@ class FleetConfig(_Part):
     deadline_s: float = Field(
         10.0, gt=0, le=3600, description="Deadline of a request that names none, seconds."
     )
+    deadlines_s: tuple[float, ...] = Field(
+        (),
+        max_length=8,
+        description="Deadlines that callers name, seconds, where they differ: policies that read "
+        "words tell requests apart by the nearest of them.",
+    )
     length_spread: float = Field(
         0.4, ge=0, le=2, description="Log-standard deviation of an answer's length."
     )
@@ -129,6 +135,14 @@ class FleetConfig(_Part):
             if names.count(name) > 1:
                 raise ValueError(f"'{name}' occurs twice; allowed: different names")
         return servers
+
+    @field_validator("deadlines_s")
+    @classmethod
+    def _possible(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        for value in values:
+            if not 0 < value <= 3600:
+                raise ValueError(f"holds {value}; allowed: more than 0, at most 3600 s")
+        return tuple(sorted(set(values)))
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -36,6 +36,7 @@ def twin_settings(fleet: FleetConfig) -> dict[str, Any]:
     return {
         "servers": tuple(served_server(server) for server in fleet.servers),
         "deadline_s": fleet.deadline_s,
+        "mixed_deadlines_s": fleet.deadlines_s,
         "length_spread": fleet.length_spread,
         "model_spread": fleet.model_spread,
         "cancel_late": True,

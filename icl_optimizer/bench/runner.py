@@ -29,6 +29,7 @@ BENCHMARKS: dict[str, str] = {
     "dqn_batched_vs_single": "icl_optimizer.bench.learners:dqn_batched_vs_single",
     "ppo_batched_vs_single": "icl_optimizer.bench.learners:ppo_batched_vs_single",
     "split_perplexity_vs_full_forward": "icl_optimizer.bench.splitting:vs_full_forward",
+    "router_overhead_vs_litellm": "icl_optimizer.bench.router:overhead_vs_litellm",
 }
 
 

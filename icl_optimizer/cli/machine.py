@@ -72,7 +72,8 @@ def study(
     name: Annotated[
         str,
         typer.Argument(
-            help="backends, balancing, cold-start, faults, inference, levers, routing, scheduling or splitting."
+            help="backends, balancing, cold-start, faults, inference, levers, off-policy, "
+            "router-access, router-endpoint, router-faults, routing, scheduling, splitting or twin."
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the tables.")] = Path("runs/studies"),

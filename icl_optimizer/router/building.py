@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+from icl_optimizer.baselines.heuristics import RandomPolicy
+from icl_optimizer.decision import Outcome
 from icl_optimizer.environments.fleet.config import FleetConfig
 from icl_optimizer.environments.fleet.twin import scheduling_config
-from icl_optimizer.environments.slo_scheduling import build_problem
+from icl_optimizer.environments.slo_scheduling import SLOSchedulingVectorEnv, build_problem
 from icl_optimizer.errors import ConfigurationError, unknown_name
 from icl_optimizer.llm.opening import open_llm
 from icl_optimizer.policies import get_policy_spec, make_policy, policy_names
 from icl_optimizer.policy import Policy
 from icl_optimizer.problem import Problem
-from icl_optimizer.router.settings import RouterSettings
+from icl_optimizer.rollout import Rollout
+from icl_optimizer.router.settings import RARELY, RouterSettings
 
 
 def fleet_problem(config: FleetConfig) -> Problem:
@@ -33,8 +38,13 @@ def router_policies() -> list[str]:
     return [name for name in names if not get_policy_spec(name).needs_env]
 
 
-def router_policy(name: str, problem: Problem, settings: RouterSettings) -> Policy:
-    """Return the policy ``name`` for a router.
+def router_policy(name: str, config: FleetConfig, settings: RouterSettings) -> Policy:
+    """Return the policy ``name`` in front of a fleet, with what it can know before it begins.
+
+    Deep reinforcement learning comes trained. Whatever else learns has seen ``settings.warm_up``
+    requests to the fleet's twin, sent at random, and explores rarely; where the fleet's file does
+    not say how long answers are (``mean_tokens``) there is no twin to learn from, and it tries
+    everything once.
 
     Raises:
         ConfigurationError: It does not suit, or has to be trained first.
@@ -49,11 +59,48 @@ def router_policy(name: str, problem: Problem, settings: RouterSettings) -> Poli
             f"icl-optimizer train {name} slo-scheduling --set @twin.yaml --out AGENT, and give it "
             "as --agent AGENT."
         )
-    model = open_llm(settings.llm) if spec.needs_llm else None
-    policy = make_policy(name, problem, model=model, seed=settings.seed, options=settings.options)
+    described = all(server.mean_tokens for server in config.servers)
+    exploration = settings.exploration or RARELY.model_copy(
+        update={"try_all_first": not (described and settings.warm_up)}
+    )
+    options, own = dict(settings.options), {}
+    if spec.needs_llm:
+        tried = exploration.model_dump()
+        options = {f"exploration.{key}": value for key, value in tried.items()} | options
+    elif spec.learns and not spec.is_drl:
+        own = {"exploration": exploration}
+    policy = make_policy(
+        name,
+        fleet_problem(config),
+        model=open_llm(settings.llm) if spec.needs_llm else None,
+        seed=settings.seed,
+        options=options,
+        **own,
+    )
     if settings.agent is not None:
         policy.load(settings.agent)
+    elif spec.learns and settings.warm_up and described:
+        policy.learn_from(twin_outcomes(config, settings.warm_up, settings.seed))
     return policy
+
+
+def twin_outcomes(config: FleetConfig, requests: int, seed: int) -> list[Outcome]:
+    """Return what came of ``requests`` simulated ones that were sent to random servers.
+
+    They come as fast as the servers can answer most of them, so that queues of all lengths occur.
+    """
+    twin = scheduling_config(config, cancel_late=False)
+    slots = np.array([server.slots for server in config.servers])
+    rate = float((slots / twin.mean_service.mean(axis=0)).sum())
+    horizon = 50
+    twin = scheduling_config(
+        config, cancel_late=False, arrival_rate=min(rate, 100.0), horizon=horizon
+    )
+    env = SLOSchedulingVectorEnv(-(-requests // horizon), twin)
+    rollout = Rollout(RandomPolicy(env.problem, seed=seed), env, explore=False)
+    rollout.reset(seed=seed)
+    outcomes = [o for _ in range(horizon) for o in rollout.step()[1]]
+    return outcomes[:requests]
 
 
 def thinks_long(name: str) -> bool:

@@ -69,7 +69,7 @@ class Router:
         name = self.settings.policy if policy is None else policy
         long = not isinstance(name, str) or thinks_long(name)
         if isinstance(name, str):
-            name = router_policy(name, self.problem, self.settings)
+            name = router_policy(name, self.config, self.settings)
         self.policy = name
         pool = None
         if self.settings.pool is not None:
@@ -228,7 +228,8 @@ class Router:
 
     async def _task(self, request: RoutedRequest) -> str:
         # to find the type takes milliseconds, in which other requests go on
-        return _given_task(request) or await asyncio.to_thread(self._found_task, request)
+        given = _given_task(request)
+        return given or await asyncio.to_thread(self._found_task, request)
 
     def _found_task(self, request: RoutedRequest) -> str:
         from icl_optimizer.router.classifier import prompt_text

@@ -7,6 +7,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from icl_optimizer.exploration import Exploration
+
+RARELY = Exploration(start=0.1, end=0.02, steps=500, try_all_first=False)
+"""Exploration at the expense of callers."""
+
 
 class RouterSettings(BaseModel):
     """Everything about a router beside its servers."""
@@ -23,6 +28,18 @@ class RouterSettings(BaseModel):
     )
     seed: int = Field(0, description="Seed of exploration.")
     explore: bool = Field(True, description="Try decisions now and then, to learn.")
+    exploration: Exploration | None = Field(
+        None,
+        description="How often; None: rarely, since callers wait for what is tried, and everything "
+        "once at first where the fleet's file does not say how long answers are.",
+    )
+    warm_up: int = Field(
+        300,
+        ge=0,
+        le=100_000,
+        description="Simulated requests to the fleet's twin that a policy learns from before the "
+        "first real one, where the fleet's file says how long answers are; 0: none.",
+    )
     learn: bool = Field(True, description="Learn from what becomes of requests.")
     attempts: int = Field(3, ge=1, le=64, description="Servers that a request is sent to at most.")
     decision_timeout_s: float = Field(

@@ -15,9 +15,14 @@ STUDIES = {
     "faults": "run_faults",
     "inference": "run_inference",
     "levers": "run_levers",
+    "off-policy": "run_off_policy",
+    "router-endpoint": "run_router_endpoint",
+    "router-faults": "run_router_faults",
+    "router-access": "run_router_access",
     "routing": "run_routing",
     "scheduling": "run_scheduling",
     "splitting": "run_splitting",
+    "twin": "run_twin",
 }
 
 
