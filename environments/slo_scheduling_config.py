@@ -78,6 +78,11 @@ class SLOSchedulingConfig(BaseModel):
     length_spread: float = Field(
         0.4, ge=0, le=2, description="Log-standard deviation of a task's length. Assumption."
     )
+    relative_lengths: dict[str, tuple[float, ...]] = Field(
+        default_factory=dict,
+        description="By task type, lengths as they were measured, relative to the mean: a task's "
+        "is one of them, and length_spread has no part in it.",
+    )
     model_spread: float = Field(
         0.2, ge=0, le=2, description="Log-standard deviation between models on a task. Assumption."
     )
@@ -123,6 +128,16 @@ class SLOSchedulingConfig(BaseModel):
     @classmethod
     def _known_types(cls, values: dict[str, float]) -> dict[str, float]:
         return by_type(values)
+
+    @field_validator("relative_lengths")
+    @classmethod
+    def _known_lengths(cls, values: dict[str, tuple[float, ...]]) -> dict[str, tuple[float, ...]]:
+        for name, lengths in values.items():
+            if name not in TASK_TYPES:
+                raise ValueError(str(unknown_name("task type", name, TASK_TYPES)))
+            if not lengths or min(lengths) <= 0 or max(lengths) > 1000:
+                raise ValueError(f"'{name}' is {lengths}; allowed: numbers above 0, at most 1000")
+        return {name: tuple(sorted(lengths)) for name, lengths in values.items()}
 
     @field_validator("mixed_deadlines_s")
     @classmethod
@@ -196,6 +211,15 @@ class SLOSchedulingConfig(BaseModel):
     def mean_generation(self) -> Floats:
         """Mean time that the tokens take by task type and server, seconds, ``(types, servers)``."""
         return np.asarray(self.mean_lengths / self.speeds)
+
+    @property
+    def relative_variance(self) -> Floats:
+        """Variance of lengths on one model, relative to the mean squared, ``(types,)``."""
+        shared = np.full(len(TASK_TYPES), np.exp(self.length_spread**2))
+        for name, lengths in self.relative_lengths.items():
+            values = np.asarray(lengths)
+            shared[TASK_TYPES.index(name)] = (values**2).mean() / values.mean() ** 2
+        return shared * np.exp(self.model_spread**2) - 1
 
     @property
     def mean_service(self) -> Floats:

@@ -33,7 +33,8 @@ class SchedulingExpert:
         deadline = rows[:, models + 1 : models + 2]
         own, any_task = self.config.mean_service[kind], self.config.mean_service.mean(axis=0)
         tokens = self.config.mean_generation
-        spread = np.exp(self.config.length_spread**2 + self.config.model_spread**2) - 1
+        spreads = self.config.relative_variance
+        spread = float(spreads.mean())
         between = self.config.mean_service.var(axis=0) / any_task**2
         # lengths scatter, the overhead does not
         cv2 = spread * (tokens.mean(axis=0) / any_task) ** 2 + between * (1 + spread)
@@ -42,7 +43,8 @@ class SchedulingExpert:
         mean = own + any_task * (
             np.maximum(ahead - busy, 0.0) + np.minimum(busy, ahead) * (1 + cv2) / 2
         )
-        variance = tokens[kind] ** 2 * spread + any_task**2 * cv2 * ahead / slots
+        own_spread = spreads[kind][:, None]
+        variance = tokens[kind] ** 2 * own_spread + any_task**2 * cv2 * ahead / slots
         variance = np.maximum(variance, 1e-9)
         chance = gammainc(mean**2 / variance, deadline * mean / variance)
         full = queue >= self.config.capacity

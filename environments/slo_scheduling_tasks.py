@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
+from scipy.special import ndtr
 
-from icl_optimizer.environments.base import Floats, Ints
+from icl_optimizer.environments.base import Bools, Floats, Ints
 from icl_optimizer.environments.queues import draw_arrivals
 from icl_optimizer.environments.slo_scheduling_config import TASK_TYPES, SLOSchedulingConfig
 
@@ -48,8 +49,8 @@ class TaskDraws:
 def draw_tasks(rngs: Sequence[np.random.Generator], config: SLOSchedulingConfig) -> TaskDraws:
     """Return the tasks of one episode for each generator in ``rngs``.
 
-    A task's length is lognormal around the mean of its type, with a part that all models share
-    and a part of each model's own.
+    A task's length is lognormal around the mean of its type, or one of those that were measured,
+    with a part that all models share and a part of each model's own.
     """
     shape, models = (len(rngs), config.horizon), len(config.names)
     uniform = np.empty((len(rngs), 2, config.horizon))
@@ -81,5 +82,25 @@ def _lengths(kind: Ints, normal: Floats, config: SLOSchedulingConfig) -> Floats:
     lengths += config.length_spread * normal[:, :1]
     lengths -= (config.length_spread**2 + config.model_spread**2) / 2
     np.exp(lengths, out=lengths)
+    for name, known in config.relative_lengths.items():
+        _measured(lengths, kind == TASK_TYPES.index(name), normal, np.asarray(known), config)
     lengths *= config.mean_lengths.take(kind, axis=0).swapaxes(1, 2)
     return lengths.swapaxes(1, 2)
+
+
+def _measured(
+    lengths: Floats, chosen: Bools, normal: Floats, known: Floats, config: SLOSchedulingConfig
+) -> None:
+    """Put measured lengths, relative to their mean, in the place of lognormal ones.
+
+    Args:
+        lengths: Relative lengths, ``(E, models, horizon)``; changed where ``chosen``.
+        chosen: Tasks of the type, ``(E, horizon)``.
+        normal: Standard normals, the shared one first, ``(E, 1 + models, horizon)``.
+        known: Measured lengths, ascending.
+        config: For the spread between models.
+    """
+    quantile = np.minimum((ndtr(normal[:, 0]) * len(known)).astype(np.int64), len(known) - 1)
+    own = np.exp(config.model_spread * normal[:, 1:] - config.model_spread**2 / 2)
+    shared = (known / known.mean())[quantile][:, None]
+    np.copyto(lengths, shared * own, where=chosen[:, None])

@@ -17,7 +17,13 @@ from typer.testing import CliRunner
 from icl_optimizer.cli import app
 from icl_optimizer.environments.fleet.answers import text_of
 from icl_optimizer.environments.fleet.config import load_fleet
-from icl_optimizer.environments.fleet.fitting import Sample, fit_fleet, fit_line, spreads
+from icl_optimizer.environments.fleet.fitting import (
+    Sample,
+    fit_fleet,
+    fit_line,
+    relative_lengths,
+    spreads,
+)
 from icl_optimizer.environments.fleet.tasks import CheckableTask, draw_checkable
 from icl_optimizer.environments.registry import make
 from icl_optimizer.environments.slo_scheduling_config import TASK_TYPES
@@ -127,6 +133,17 @@ def test_what_was_put_in_is_found() -> None:
     assert fit.servers[1].scores == {t: float(t == "coding") for t in TASK_TYPES}
     assert fit.length_spread == pytest.approx(0.4, rel=0.1)
     assert fit.model_spread == pytest.approx(0.2, rel=0.1)
+
+
+def test_lengths_are_kept_as_they_were_measured() -> None:
+    # the second server is twice as wordy, which says nothing about the tasks
+    lengths = {0: (10, 20), 1: (30, 60)}
+    samples = [
+        Sample(server, task, 2, tokens, 1.0, 1.0)
+        for task, each in lengths.items()
+        for server, tokens in enumerate(each)
+    ]
+    assert relative_lengths(samples) == {"math": (0.5, 1.5)}
 
 
 def test_equal_models_have_no_spread_of_their_own() -> None:

@@ -44,6 +44,32 @@ def test_types_lengths_and_scores_are_those_asked_for() -> None:
         assert (drawn.score[drawn.kind == index] == [m.score[index] for m in get_models()]).all()
 
 
+def test_measured_lengths_are_drawn_as_they_are() -> None:
+    known = {"math": (1.5, 0.5, 0.5, 1.5)}
+    config = SLOSchedulingConfig(relative_lengths=known)
+    drawn = tasks(envs=20, horizon=2000, model_spread=0.0, relative_lengths=known)
+    math = drawn.kind == TASK_TYPES.index("math")
+    lengths, counts = np.unique(drawn.tokens[math] / config.mean_tokens["math"], return_counts=True)
+    np.testing.assert_allclose(lengths, [0.5, 1.5])
+    np.testing.assert_allclose(counts / counts.sum(), 0.5, atol=0.02)
+    # other types, and what else is drawn, are as without
+    usual = tasks(envs=20, horizon=2000, model_spread=0.0)
+    assert (drawn.tokens[~math] == usual.tokens[~math]).all()
+    assert (drawn.arrival_s == usual.arrival_s).all()
+
+
+def test_the_variance_of_measured_lengths_is_their_own() -> None:
+    config = SLOSchedulingConfig(
+        relative_lengths={"math": (0.5, 1.5)}, length_spread=0.0, model_spread=0.0
+    )
+    expected = [0.25 if name == "math" else 0.0 for name in TASK_TYPES]
+    np.testing.assert_allclose(config.relative_variance, expected, atol=1e-12)
+    with pytest.raises(ValueError, match="Did you mean 'math'"):
+        SLOSchedulingConfig(relative_lengths={"maths": (1.0,)})
+    with pytest.raises(ValueError, match="above 0"):
+        SLOSchedulingConfig(relative_lengths={"math": (0.0,)})
+
+
 def get_models() -> tuple[Any, ...]:
     return SLOSchedulingConfig().served
 

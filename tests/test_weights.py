@@ -362,3 +362,14 @@ def test_shipped_weights_fit_the_present_environment(entry: Entry) -> None:
     assert np.isin(policy.predict(observation)[0], range(len(env.problem.labels))).all()
     mine = Case(entry.environment, entry.settings, entry.policy, entry.seed, entry.interactions)
     assert find(mine) == (entry, SHIPPED / entry.environment / entry.file)
+
+
+def test_parameters_added_since_leave_shipped_weights_valid() -> None:
+    entry = read_index(SHIPPED / ENVIRONMENT)[0]
+    older = {k: v for k, v in entry.parameters.items() if k not in ("servers", "cancel_late")}
+    before = entry.model_copy(update={"parameters": older})
+    case = Case(ENVIRONMENT, {}, entry.policy, entry.seed, entry.interactions)
+    assert before.is_of(case)
+    assert misfit(before) is None
+    other = Case(ENVIRONMENT, {"cancel_late": True}, *(entry.policy, entry.seed, BUDGET))
+    assert not before.is_of(other)

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from icl_optimizer.baselines.weights.staleness import parameters_of
+from icl_optimizer.baselines.weights.staleness import completed, parameters_of
 from icl_optimizer.errors import ConfigurationError
 
 INDEX = "index.json"
@@ -72,7 +72,10 @@ class Entry(BaseModel):
 
     def is_of(self, case: Case) -> bool:
         """Return whether the weights are for exactly this case."""
-        mine = (self.policy, self.seed, self.interactions, self.parameters)
+        if self.environment != case.environment:
+            return False
+        parameters = completed(self.environment, self.parameters)
+        mine = (self.policy, self.seed, self.interactions, parameters)
         return mine == (case.policy, case.seed, case.interactions, case.parameters)
 
     def replaces(self, other: Entry) -> bool:

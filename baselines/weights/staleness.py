@@ -28,6 +28,11 @@ def parameters_of(environment: str, settings: Mapping[str, Any]) -> dict[str, An
     return get_spec(environment).config(settings).model_dump(mode="json")
 
 
+def completed(environment: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``parameters`` with the defaults of those that were added since."""
+    return parameters_of(environment, {}) | dict(parameters)
+
+
 def learner_settings(policy: str, problem: str) -> dict[str, Any]:
     """Return the configuration of a deep-RL policy, and what is different while it learns."""
     from icl_optimizer.policies import get_policy_spec
@@ -76,7 +81,8 @@ def _probe_now(environment: str, settings: str) -> tuple[float, ...]:
 
 def misfit(entry: Entry) -> str | None:
     """Return what has changed since the weights of ``entry`` were trained; None if nothing has."""
-    if parameters_of(entry.environment, entry.settings) != entry.parameters:
+    then = completed(entry.environment, entry.parameters)
+    if parameters_of(entry.environment, entry.settings) != then:
         return "parameters"
     problem = make(entry.environment, 1, **entry.settings).problem
     if problem_identity(problem) != entry.problem:

@@ -123,6 +123,10 @@ class FleetConfig(_Part):
     length_spread: float = Field(
         0.4, ge=0, le=2, description="Log-standard deviation of an answer's length."
     )
+    relative_lengths: dict[str, tuple[float, ...]] = Field(
+        default_factory=dict,
+        description="Measured lengths by task type, relative to the mean.",
+    )
     model_spread: float = Field(
         0.0, ge=0, le=2, description="Log-standard deviation of lengths between servers."
     )

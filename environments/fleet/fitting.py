@@ -90,11 +90,13 @@ class FleetFit:
         servers: In the order of the labels.
         length_spread: Log-standard deviation of lengths that all servers share.
         model_spread: Log-standard deviation of lengths between servers on a task.
+        relative_lengths: By task type, each task's length relative to the mean, over all servers.
     """
 
     servers: tuple[ServerFit, ...]
     length_spread: float
     model_spread: float
+    relative_lengths: dict[str, tuple[float, ...]]
 
     def described(self, fleet: FleetConfig) -> FleetConfig:
         """Return the fleet with what was measured in the place of what it said."""
@@ -103,13 +105,15 @@ class FleetFit:
             server.update(fit.hints)
         spreads = {"length_spread": self.length_spread, "model_spread": self.model_spread}
         fields |= {name: round(value, 4) for name, value in spreads.items()}
+        fields["relative_lengths"] = self.relative_lengths
         return FleetConfig.model_validate(fields)
 
     def settings(self, fleet: FleetConfig) -> dict[str, Any]:
         """Return the settings of ``slo-scheduling`` that simulate the fleet, as plain values."""
         settings = twin_settings(self.described(fleet))
         servers = [server.model_dump(mode="json") for server in settings["servers"]]
-        return settings | {"servers": servers}
+        lengths = {name: list(values) for name, values in settings["relative_lengths"].items()}
+        return settings | {"servers": servers, "relative_lengths": lengths}
 
 
 async def sample_fleet(
@@ -172,7 +176,28 @@ def fit_fleet(names: Sequence[str], samples: Sequence[Sample]) -> FleetFit:
     """
     by_server = [[s for s in samples if s.server == place] for place in range(len(names))]
     fits = tuple(_fit_server(name, mine) for name, mine in zip(names, by_server, strict=True))
-    return FleetFit(fits, *spreads(len(names), samples))
+    return FleetFit(fits, *spreads(len(names), samples), relative_lengths(samples))
+
+
+def relative_lengths(samples: Sequence[Sample]) -> dict[str, tuple[float, ...]]:
+    """Return how long each task's answers were, relative to the mean of its type, ascending.
+
+    A server's own length counts relative to the server's own mean, so that one that is wordy does
+    not make tasks look longer.
+    """
+    found = {}
+    for kind, name in enumerate(TASK_TYPES):
+        mine = [s for s in samples if s.kind == kind]
+        means: dict[int, list[float]] = {}
+        for s in mine:
+            means.setdefault(s.server, []).append(s.tokens)
+        usual = {server: max(float(np.mean(each)), 1.0) for server, each in means.items()}
+        by_task: dict[int, list[float]] = {}
+        for s in mine:
+            by_task.setdefault(s.task, []).append(max(s.tokens, 1) / usual[s.server])
+        if by_task:
+            found[name] = tuple(sorted(round(float(np.mean(r)), 3) for r in by_task.values()))
+    return found
 
 
 def _fit_server(name: str, samples: Sequence[Sample]) -> ServerFit:

@@ -39,6 +39,7 @@ def twin_settings(fleet: FleetConfig) -> dict[str, Any]:
         "mixed_deadlines_s": fleet.deadlines_s,
         "length_spread": fleet.length_spread,
         "model_spread": fleet.model_spread,
+        "relative_lengths": fleet.relative_lengths,
         "cancel_late": True,
     }
 
