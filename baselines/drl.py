@@ -97,6 +97,7 @@ class DrlPolicy(Policy):
                 rows[i],
                 made_by="rule" if actions[i] == preferences[i].argmax() else "explore",
                 propensity=float(chances[i, actions[i]]),
+                support=float(chances[i].min()),
             )
             for i in range(len(rows))
         ]

@@ -19,7 +19,9 @@ class RandomPolicy(Policy):
         contexts, count = self.contexts(situations), len(self.problem.labels)
         actions = self.rng.integers(count, size=len(contexts))
         return [
-            self.rule_decision(c, int(a), [1 / count] * count, row, propensity=1 / count)
+            self.rule_decision(
+                c, int(a), [1 / count] * count, row, propensity=1 / count, support=1 / count
+            )
             for c, a, row in zip(contexts, actions, rows_of(situations), strict=True)
         ]
 

@@ -110,6 +110,11 @@ class OffloadingVectorEnv(BatchedEnv):
         if not new.congested:
             self._tasks.backhaul_s[:] = new.backhaul_s
 
+    @property
+    def carries_over(self) -> bool:
+        """Whether a decision changes what later ones meet: only where the edge has a queue."""
+        return self.config.congested
+
     def _begin(self, indices: Ints) -> None:
         rngs = [self.rngs[i] for i in indices]
         self._tasks.fill(indices, draw_tasks(rngs, self.config))

@@ -31,6 +31,8 @@ class Decision:
         observation: The observation, when the situation came as one.
         latency_s: Seconds spent on it (an equal share of the batch).
         prompt_tokens: Tokens of the prompt, 0 without a call.
+        support: Least chance with which the policy takes any of the actions here, 0 where one is
+            never taken; what a log must have for all actions to be judged by it.
     """
 
     id: int
@@ -43,6 +45,7 @@ class Decision:
     observation: tuple[float, ...] | None = None
     latency_s: float = 0.0
     prompt_tokens: int = 0
+    support: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,10 @@ class Trial:
             return self.proposed[1][action]
         return (1 - self.epsilon) * greedy[action] + self.epsilon / len(greedy)
 
+    def support(self, greedy: Sequence[float]) -> float:
+        """Return the least chance of any action, exploring or not; see :meth:`propensity`."""
+        return min(self.propensity(action, greedy) for action in range(len(greedy)))
+
 
 NO_TRIAL = Trial()
 

@@ -113,6 +113,7 @@ class JudgingPolicy(Policy):
             None if row is None else tuple(row.tolist()),
             own.seconds if own else 0.0,
             own.tokens if own else 0,
+            trial.support(greedy),
         )
 
 

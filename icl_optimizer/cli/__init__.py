@@ -8,7 +8,19 @@ from typing import NoReturn
 from rich.console import Console
 from rich.markup import escape
 
-from icl_optimizer.cli import compare, learn, machine, measure, split, trace, weights
+from icl_optimizer.cli import (
+    compare,
+    evaluate,
+    fleet,
+    fleet_measure,
+    learn,
+    machine,
+    measure,
+    route,
+    split,
+    trace,
+    weights,
+)
 from icl_optimizer.cli.app import app
 from icl_optimizer.cli.options import expand_lists
 from icl_optimizer.errors import (
@@ -46,11 +58,15 @@ def _fail(message: str) -> NoReturn:
 __all__ = [
     "app",
     "compare",
+    "evaluate",
     "expand_lists",
+    "fleet",
+    "fleet_measure",
     "learn",
     "machine",
     "main",
     "measure",
+    "route",
     "split",
     "trace",
     "weights",
