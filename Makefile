@@ -10,10 +10,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint typecheck bench clean
+.PHONY: help setup demo test lint typecheck bench docs docs-serve clean
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: $(READY)  ## create .venv with everything
 
@@ -22,7 +22,7 @@ $(READY): pyproject.toml constraints.txt
 	# resolves in a third of the time that the pip of Python 3.11 takes, and shows what setuptools says
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(TORCH)
-	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[local,rl,report,split,embedding,serve,dev]'
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[local,rl,report,split,embedding,serve,docs,dev]'
 	$(BIN)/icl-optimizer setup
 	touch $(READY)
 
@@ -43,6 +43,12 @@ typecheck: $(READY)  ## mypy on a built tree, where modules nest as they are imp
 
 bench: $(READY)  ## ratios against peers, into benchmarks/results.json
 	$(BIN)/icl-optimizer bench
+
+docs: $(READY)  ## the site, into build/site; warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
+
+docs-serve: $(READY)  ## the site at http://127.0.0.1:8008, built again when a page changes
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve --livereload --dev-addr 127.0.0.1:8008
 
 clean:  ## remove the environment and build products
 	rm -rf $(VENV) build *.egg-info runs

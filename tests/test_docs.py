@@ -19,6 +19,7 @@ from icl_optimizer.agent import ICLConfig
 from icl_optimizer.bench.runner import BENCHMARKS
 from icl_optimizer.cli import app, expand_lists
 from icl_optimizer.environments.layer_splitting_config import LayerSplittingConfig
+from icl_optimizer.environments.live_config import LiveConfig
 from icl_optimizer.environments.load_balancing_config import LoadBalancingConfig
 from icl_optimizer.environments.offloading_config import OffloadingConfig
 from icl_optimizer.environments.qos_routing_config import QoSRoutingConfig
@@ -26,12 +27,20 @@ from icl_optimizer.environments.registry import get_spec
 from icl_optimizer.environments.slo_scheduling_config import SLOSchedulingConfig
 from icl_optimizer.forecast_config import ForecastConfig
 from icl_optimizer.policies import get_policy_spec, options_of, policy_names
+from icl_optimizer.studies.catalogue import STUDIES
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(
-    r"(?P<needs><!-- needs: llm -->\n+)?^```(?P<kind>\w+)\n(?P<code>.*?)^```$", re.M | re.S
+    r"(?P<mark><!-- (?:needs: llm|not run: .+?) -->\n+)?^```(?P<kind>\w*)\n(?P<code>.*?)^```$",
+    re.M | re.S,
 )
+TITLED = re.compile(r"^```\w+ title=\"[^\"]+\"\n.*?^```$", re.M | re.S)
+"""A file or a command of the tutorial, which has a test of its own."""
+FENCE = re.compile(r"^ *(?:```|~~~)", re.M)
+INLINE = re.compile(r"`(icl-optimizer [a-z-]+ [^`\n]+)`")
+SHOWN_ALONE = {"", "json", "text", "toml", "yaml"}
+"""Kinds of blocks that are not run, beside ``python`` and ``bash``."""
 LINK = re.compile(r"\]\(([^)\s]+)\)|(?:src|href)=\"([^\"]+)\"")
 PRINTED = "# >"
 
@@ -48,11 +57,13 @@ class Block:
 
 def blocks(page: Path, kind: str) -> list[Block]:
     text = page.read_text(encoding="utf-8")
+    if page.name == "tutorial.md":
+        text = TITLED.sub(lambda block: "\n" * block[0].count("\n"), text)
     found = BLOCK.finditer(text)
     return [
-        Block(m["kind"], m["code"], text.count("\n", 0, m.start("code")) + 1, bool(m["needs"]))
+        Block(m["kind"], m["code"], text.count("\n", 0, m.start("code")) + 1, bool(m["mark"]))
         for m in found
-        if m["kind"] == kind
+        if m["kind"] == kind and not (m["mark"] or "").startswith("<!-- not run")
     ]
 
 
@@ -96,6 +107,25 @@ def test_examples_run_with_the_embedded_model(
     run(page, llm=True)
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_no_block_escapes(page: Path) -> None:
+    """Every fence belongs to a block of a kind that is run, or that is known to be shown alone."""
+    text = page.read_text(encoding="utf-8")
+    if page.name == "tutorial.md":
+        text = TITLED.sub("", text)
+    assert {m["kind"] for m in BLOCK.finditer(text)} <= {"python", "bash", *SHOWN_ALONE}
+    indented = len(re.findall(r"^ +```text$", text, re.M))
+    assert len(FENCE.findall(text)) == 2 * (len(BLOCK.findall(text)) + indented)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_lists_are_lists_everywhere(page: Path) -> None:
+    """GitHub nests lists by two spaces and ends a paragraph at one; the site does neither."""
+    text = TITLED.sub("", BLOCK.sub("", page.read_text(encoding="utf-8")))
+    assert re.findall(r"^ {1,3}(?:[-*]|\d+\.) .*$", text, re.M) == []
+    assert re.findall(r"^(?![-*\s]|\d+\.).+\n(?:[-*]|\d+\.) .*$", text, re.M) == []
+
+
 def commands(page: Path) -> Iterator[list[str]]:
     """Yield the words of every command line in the page's ``bash`` blocks."""
     for block in blocks(page, "bash"):
@@ -108,12 +138,20 @@ ALL_COMMANDS = [(page, words) for page in PAGES for words in commands(page)]
 
 
 def ours() -> list[Any]:
-    found = [(p, w[1:]) for p, w in ALL_COMMANDS if w[0] == "icl-optimizer"]
-    return [pytest.param(w, id=f"{name(p)}: {shlex.join(w)}"[:120]) for p, w in found]
+    found = [(page, w[1:]) for page, w in ALL_COMMANDS if w[0] == "icl-optimizer"]
+    for page in PAGES:
+        text = TITLED.sub("", BLOCK.sub("", page.read_text(encoding="utf-8")))
+        found += [(page, shlex.split(line)[1:]) for line in INLINE.findall(text)]
+    return [pytest.param(p, w, id=f"{name(p)}: {shlex.join(w)}"[:120]) for p, w in found]
 
 
-@pytest.mark.parametrize("words", ours())
-def test_commands_parse_and_name_what_exists(words: list[str]) -> None:
+@pytest.mark.parametrize(("page", "words"), ours())
+def test_commands_parse_and_name_what_exists(
+    page: Path, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if any("=" in word and word.endswith(".csv") for word in words):
+        run(page, llm=False)  # the page's examples write the file
     group: Any = typer.main.get_command(app)
     subcommand, *rest = expand_lists(words)
     assert subcommand in group.commands
@@ -130,14 +168,16 @@ def test_commands_parse_and_name_what_exists(words: list[str]) -> None:
     options_of("icl", pairs(given.get("icl")))
     if subcommand == "bench":
         assert given["name"] in {None, *BENCHMARKS}
+    if subcommand == "study":
+        assert given["name"] in STUDIES
 
 
 def pairs(items: list[str] | None) -> dict[str, str]:
-    return dict(item.split("=", 1) for item in items or [])
+    return dict(item.split("=", 1) for item in items or [] if not item.startswith("@"))
 
 
 def test_make_targets_exist() -> None:
-    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M)
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M)
     named = {words[1] for _, words in ALL_COMMANDS if words[0] == "make"}
     assert named
     assert named <= set(targets)
@@ -161,6 +201,7 @@ def options(config: BaseModel) -> Iterator[tuple[str, Any]]:
         ("docs/icl.md", ForecastConfig()),
         ("docs/systems/offloading.md", OffloadingConfig()),
         ("docs/systems/slo-scheduling.md", SLOSchedulingConfig()),
+        ("docs/live-fleet.md", LiveConfig()),
         ("docs/systems/load-balancing.md", LoadBalancingConfig()),
         ("docs/systems/qos-routing.md", QoSRoutingConfig()),
         ("docs/systems/layer-splitting.md", LayerSplittingConfig()),
