@@ -226,6 +226,27 @@ def test_a_refused_connection_or_a_servers_own_word_is_enough() -> None:
     assert health.cooling_s == 9
 
 
+async def test_a_server_that_is_started_again_is_soon_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("icl_optimizer.environments.fleet.servers._HEALTH_EVERY_S", 0.01)
+    away = ScriptedUpstream(faults=["refused"], alive=False)
+    broken = ScriptedUpstream(faults=["500"] * 3)
+    async with fleet_of(away, broken) as fleet:
+        for index, times in ((0, 1), (1, 3)):
+            for _ in range(times):
+                with pytest.raises(UpstreamError):
+                    await ask(fleet, index)
+        await asyncio.sleep(0.05)
+        assert [s.health.state for s in fleet.servers] == ["cooling", "cooling"]
+        away.alive = True
+        await asyncio.sleep(0.05)
+        # one that listens and fails has to rest
+        assert [s.health.state for s in fleet.servers] == ["trying", "cooling"]
+        assert (await ask(fleet))[-1] == DONE
+        assert fleet.servers[0].health.state == "up"
+
+
 async def test_those_who_wait_go_elsewhere_when_a_server_fails() -> None:
     gate = asyncio.Event()
     upstream = ScriptedUpstream(gate=gate)

@@ -31,6 +31,9 @@ class Health:
     ``up``: it is asked. ``cooling``: it is not, for a while. ``trying``: the rest is over, and one
     request at a time may try it; its success brings the server back, its failure doubles the rest.
 
+    Attributes:
+        unreachable: Whether it rests because nobody listened there.
+
     Args:
         policy: When and how long.
         clock: Seconds that only grow.
@@ -46,6 +49,7 @@ class Health:
         self._rest_s = 0.0
         self._until: float | None = None
         self._trying = False
+        self.unreachable = False
 
     @property
     def state(self) -> State:
@@ -91,10 +95,17 @@ class Health:
         if self.state == "cooling" and not was_trying:
             # others that were under way when it failed tell nothing new
             return True
+        self.unreachable = at_once
         doubled = min(2 * self._rest_s, self.policy.longest_s)
         self._rest_s = max(doubled, self.policy.cool_down_s)
         self._until = self._clock() + max(self._rest_s, wait_s or 0.0)
         return True
+
+    def back(self) -> None:
+        """Note that somebody listens there again: the rest is over, and a request may try it."""
+        if self._until is not None:
+            self._until = min(self._until, self._clock())
+        self.unreachable = False
 
     def let_go(self) -> None:
         """Note that the request that tried the server ended without telling anything."""

@@ -388,19 +388,23 @@ class Fleet:
         return dict(zip(self.config.names, found, strict=True))
 
     async def _watching(self) -> None:
-        """Ask servers whose rest is over how they are, so that no request has to try them."""
+        """Look after servers that rest, so that no request has to find out how they are."""
         while True:
             await asyncio.sleep(_HEALTH_EVERY_S)
             await asyncio.gather(*(self._look(s) for s in self.servers))
 
     async def _look(self, server: Server) -> None:
-        if server.health.state != "trying" or not server.health.begin():
-            return
-        if not await server.upstream.healthy():
-            server.failed(UpstreamError(f"server '{server.config.name}' is away", "connection"))
-        else:
-            # whether it answers, too, is left to a request
-            server.health.let_go()
+        health = server.health
+        if health.unreachable and health.state == "cooling":
+            # one that is started again need not wait for the end of its rest
+            if await server.upstream.healthy():
+                health.back()
+        elif health.state == "trying" and health.begin():
+            if await server.upstream.healthy():
+                # whether it answers, too, is left to a request
+                health.let_go()
+            else:
+                server.failed(UpstreamError(f"server '{server.config.name}' is away", "connection"))
 
 
 def _impatient(server: Server, patience_s: float | None) -> UpstreamError:
