@@ -31,16 +31,30 @@ class RulePolicy(Policy):
     def decide(self, situations: Situations, *, explore: bool = False) -> list[Decision]:
         """Decide for observations ``(n, columns)``; see :class:`Policy`."""
         rows = observations_of(self.problem, situations)
-        actions, count = self._actions(rows, explore=explore), len(self.problem.labels)
+        lowest = self._lowest(rows)
+        actions = self._drawn(lowest)
+        # servers that cost the same have the same chance; other labels have none
+        chances = np.zeros((len(rows), len(self.problem.labels)))
+        chances[:, : lowest.shape[1]] = lowest / lowest.sum(axis=1, keepdims=True)
         return [
-            self.rule_decision(context, int(action), one_hot(int(action), count), row)
-            for context, action, row in zip(self.contexts(rows), actions, rows, strict=True)
+            self.rule_decision(
+                context, int(action), chance.tolist(), row, propensity=float(chance[action])
+            )
+            for context, action, chance, row in zip(
+                self.contexts(rows), actions, chances, rows, strict=True
+            )
         ]
 
     def _actions(self, rows: NDArray[Any], *, explore: bool) -> NDArray[np.int64]:
+        return self._drawn(self._lowest(rows))
+
+    def _lowest(self, rows: NDArray[Any]) -> NDArray[np.bool_]:
+        """Return which servers cost least, ``(n, servers)``."""
         costs = self._costs(observations_of(self.problem, rows).astype(np.float64))
-        lowest = costs == costs.min(axis=1, keepdims=True)
-        ties = self.rng.random(costs.shape)
+        return np.asarray(costs == costs.min(axis=1, keepdims=True))
+
+    def _drawn(self, lowest: NDArray[np.bool_]) -> NDArray[np.int64]:
+        ties = self.rng.random(lowest.shape)
         return np.asarray(np.where(lowest, ties, -1.0).argmax(axis=1), dtype=np.int64)
 
     @abstractmethod

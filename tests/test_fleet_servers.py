@@ -224,6 +224,10 @@ def test_a_refused_connection_or_a_servers_own_word_is_enough() -> None:
     health.succeeded()
     assert health.failed(wait_s=9.0)
     assert health.cooling_s == 9
+    health.succeeded()
+    # nobody is left alone for a day because it said so
+    assert health.failed(wait_s=86_400.0)
+    assert health.cooling_s == 60
 
 
 async def test_a_server_that_is_started_again_is_soon_asked(
@@ -339,6 +343,34 @@ async def test_events_are_whole_however_they_arrive() -> None:
     assert chunks[-1] == DONE
 
 
+@pytest.mark.parametrize(
+    "parts",
+    [
+        (b'data:{"choices": [{"delta": {"content": "a"}}]}\n\n', b"data:[DONE]\n\n"),
+        (b'data: {"choices": [{"delta": {"content": "a"}}]}\r\n\r', b"\ndata: [DONE]\r", b"\n\r\n"),
+        (b'data: {"choices": [{"delta": {"content": "a"}}]}\r', b"\n\r\ndata: [DONE]\r\n\r\n"),
+    ],
+)
+async def test_every_legal_form_of_an_end_is_known(parts: tuple[bytes, ...]) -> None:
+    async with served_by(streaming(*parts)) as fleet:
+        chunks = await ask(fleet)
+    assert len(chunks) == 2
+    assert chunks[-1] == DONE
+
+
+@pytest.mark.parametrize("usage", ["[1]", '{"prompt_tokens": "many", "completion_tokens": null}'])
+async def test_counts_that_make_no_sense_do_no_harm(usage: str) -> None:
+    body = f'{{"choices": [{{"message": {{"content": "a"}}}}], "usage": {usage}}}'
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        return web.Response(text=body, content_type="application/json")
+
+    async with served_by(answer) as fleet:
+        served = await fleet.serve(0, CHAT, WHOLE)
+        assert await read(served) == [body.encode()]
+        assert (served.tokens, served.finished) == (0, True)
+
+
 @pytest.mark.parametrize("cut", [True, False])
 async def test_a_stream_without_an_end_is_an_error(cut: bool) -> None:
     part = b'data: {"choices": [{"delta": {"content": "a"}}]}\n\n'
@@ -368,7 +400,11 @@ async def test_what_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "kind"), [(500, "server"), (429, "rate limit"), (401, "key"), (422, "request")]
+    ("status", "kind"),
+    [
+        *((500, "server"), (429, "rate limit"), (401, "key"), (422, "request"), (413, "request")),
+        *((404, "server"), (402, "server"), (501, "server")),
+    ],
 )
 async def test_errors_by_status(status: int, kind: str) -> None:
     async def answer(request: web.Request) -> web.StreamResponse:

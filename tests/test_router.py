@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from icl_optimizer.policies import make_policy
 from icl_optimizer.policy import Policy
 from icl_optimizer.router.building import fleet_problem, router_policy
 from icl_optimizer.router.pool_store import PoolStore
-from icl_optimizer.router.requests import Routed, RoutedRequest, RouterError
+from icl_optimizer.router.requests import UNKNOWN_TASK, Routed, RoutedRequest, RouterError
 from icl_optimizer.router.router import Router
 from icl_optimizer.router.settings import RouterSettings
 
@@ -81,9 +83,9 @@ async def test_a_stream_passes_through_as_it_is() -> None:
         assert routed.headers == {
             "x-request-id": "req-1",
             "x-server": "fast",
-            "x-task-type": "math",
             "x-made-by": "rule",
             "x-attempts": "1",
+            "x-task-type": "math",
         }
         assert await ask(router, WHOLE) == [whole("a b c")]
         totals = router.status()["totals"]
@@ -117,10 +119,15 @@ async def test_an_unknown_task_type_is_refused() -> None:
 
 
 async def test_the_type_of_a_prompt_is_found() -> None:
-    async with router_on(upstreams()) as router:
+    async with router_on(upstreams(), "table") as router:
         content = "Write a Python function that reverses a linked list, with unit tests."
         body = {"messages": [{"role": "user", "content": content}]}
         assert (await router.route(RoutedRequest(body))).choice.task == "coding"
+    async with router_on(upstreams()) as router:
+        # a rule that does not look at it, and nobody who keeps it
+        routed = await router.route(RoutedRequest(body))
+        assert routed.choice.task == UNKNOWN_TASK
+        assert "x-task-type" not in routed.headers
 
 
 # -- failures ---------------------------------------------------------------------------------
@@ -227,6 +234,65 @@ async def test_a_full_server_is_not_chosen() -> None:
         await asyncio.gather(*tasks)
 
 
+@pytest.mark.parametrize("fault", ["500", "404", "413", "refused"])
+async def test_the_last_server_that_lives_is_found(fault: Fault) -> None:
+    servers = upstreams(fast=[fault] * 9, slow=[fault] * 9)
+    async with router_on(servers) as router:
+        for _ in range(5):
+            routed = await router.route(math())
+            assert routed.choice.name == "spare"
+            assert (await read(routed))[-1] == DONE
+        rests = router.fleet.servers[0].health.state == "cooling"
+        # one that is too small for a request is no worse for others
+        assert rests == (fault != "413")
+
+
+async def test_thoughts_and_tool_calls_are_tokens() -> None:
+    async with router_on(upstreams(fast=["thoughts"]), first_token_timeout_s=0.05) as router:
+        routed = await router.route(math())
+        await asyncio.sleep(0.1)
+        assert (routed.choice.name, routed.headers["x-attempts"]) == ("fast", "1")
+        await routed.close()
+
+
+async def test_a_stream_that_comes_whole_is_counted() -> None:
+    async with router_on(upstreams(fast=["whole"])) as router:
+        routed = await router.route(math())
+        assert routed.media_type == "application/json"
+        assert await read(routed) == [whole("a b c")]
+        assert router.status()["totals"]["answered"] == 1
+
+
+async def test_a_retry_is_decided_by_what_is_left_of_the_deadline() -> None:
+    async with router_on(upstreams(fast=["silent"]), first_token_timeout_s=0.05) as router:
+        await read(await router.route(math(deadline_s=1.0)))
+        second, first = router.status()["decisions"]
+    assert first["deadline_s"] == 1.0
+    assert 0 < second["deadline_s"] < 0.96
+
+
+class Broken(Policy):
+    """Scripted: fails."""
+
+    name = "broken"
+
+    def decide(self, situations: Situations, *, explore: bool = False) -> list[Decision]:
+        raise ValueError("a bug")
+
+    def update(self, outcomes: Sequence[Outcome]) -> None:
+        raise ValueError("another bug")
+
+
+async def test_a_policy_that_fails_costs_no_request() -> None:
+    async with router_on(upstreams(), Broken(fleet_problem(load_fleet(FIELDS)))) as router:
+        routed = await router.route(math())
+        assert (await read(routed))[-1] == DONE
+        assert routed.choice.made_by == "fallback"
+        assert "the policy failed (ValueError)" in routed.choice.reasons[0]
+        await asyncio.sleep(0.02)
+        assert router.status()["totals"]["policy_failures"] == 2
+
+
 # -- clients ----------------------------------------------------------------------------------
 
 
@@ -238,6 +304,45 @@ async def test_a_slow_client_does_not_hold_the_slot() -> None:
         # nothing was taken yet, and the server is free already
         assert router.fleet.queue_lengths() == [0, 0, 0]
         assert (await read(routed))[-1] == DONE
+
+
+async def test_an_answer_that_nobody_reads_frees_its_slot() -> None:
+    servers = upstreams()
+    async with router_on(servers) as router:
+        for _ in range(4):
+            routed = await router.route(math())
+            await routed.close()
+        assert router.fleet.queue_lengths() == [0, 0, 0]
+        assert sum(server.now for server in servers.values()) == 0
+
+
+async def test_a_client_that_waited_until_after_its_deadline_teaches() -> None:
+    servers = upstreams()
+    servers["fast"].gate = asyncio.Event()
+    async with router_on(servers, "table") as router:
+        for deadline_s, learned in ((5.0, 0), (0.01, 1)):
+            waiting = asyncio.create_task(router.route(math(deadline_s=deadline_s)))
+            await asyncio.sleep(0.03)
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+            status = router.status()
+            assert status["totals"]["learned"] == learned
+            assert status["decisions"][0]["reward"] == (0.0 if learned else None)
+
+
+async def test_a_long_answer_waits_for_its_client_and_is_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("icl_optimizer.router.delivery.HELD_BYTES", 1000)
+    servers = upstreams()
+    servers["fast"].words = tuple("word" * 30 for _ in range(200))
+    async with router_on(servers) as router:
+        routed = await router.route(math())
+        await asyncio.sleep(0.02)
+        # beyond what is held for the client the server waits, too
+        assert router.fleet.queue_lengths() == [1, 0, 0]
+        assert len(await read(routed)) == 202
+        assert router.fleet.queue_lengths() == [0, 0, 0]
 
 
 async def test_a_client_that_goes_away_stops_the_server() -> None:
@@ -264,8 +369,6 @@ class Thinker(Policy):
     batches: list[int]
 
     def decide(self, situations: Situations, *, explore: bool = False) -> list[Decision]:
-        import time
-
         self.batches.append(len(situations))
         time.sleep(0.05)
         return [
@@ -281,6 +384,26 @@ async def test_requests_that_come_meanwhile_are_decided_together() -> None:
         await asyncio.gather(*(ask(router) for _ in range(9)))
     assert sum(thinker.batches) == 9
     assert len(thinker.batches) <= 3
+
+
+async def test_an_answer_does_not_wait_for_what_is_learned_from_it() -> None:
+    class SlowLearner(Thinker):
+        """Scripted: learns until it may go on."""
+
+        may_learn = threading.Event()
+        learned = 0
+
+        def update(self, outcomes: Sequence[Outcome]) -> None:
+            self.may_learn.wait(5)
+            self.learned += len(outcomes)
+
+    learner = SlowLearner(fleet_problem(load_fleet(FIELDS)))
+    learner.batches = []
+    async with router_on(upstreams(), learner) as router:
+        assert (await ask(router))[-1] == DONE
+        assert (learner.learned, router.fleet.queue_lengths()) == (0, [0, 0, 0])
+        learner.may_learn.set()
+    assert learner.learned == 1
 
 
 async def test_a_decision_that_takes_too_long_falls_back() -> None:
@@ -346,6 +469,18 @@ def test_a_full_disk_costs_no_outcome(tmp_path: Path) -> None:
         assert next(iter(store.outcomes())) == an_outcome(0)
 
 
+def test_a_pool_that_somebody_locks_is_written_later(tmp_path: Path) -> None:
+    with PoolStore(tmp_path / "pool.sqlite3", fleet_problem(load_fleet(FIELDS))) as store:
+        other = sqlite3.connect(tmp_path / "pool.sqlite3")
+        other.execute("BEGIN IMMEDIATE")
+        store.append(an_outcome(1))
+        assert store.pending == 1
+        other.rollback()
+        other.close()
+        assert store.flush()
+        assert len(store) == 1
+
+
 def test_a_pool_belongs_to_its_fleet(tmp_path: Path) -> None:
     path = tmp_path / "pool.sqlite3"
     PoolStore(path, fleet_problem(load_fleet(FIELDS))).close()
@@ -368,7 +503,7 @@ async def test_the_log_tells_why_but_not_what(tmp_path: Path) -> None:
     assert [line["became"] for line in lines] == ["failed: server", "answered"]
     assert lines[0]["server"] == lines[0]["wanted"] == "fast"
     assert lines[1]["met"] is True
-    assert lines[1]["propensity"] == 1.0
+    assert lines[1]["propensity"] == 0.5
     assert lines[1]["probabilities"].keys() == {"fast", "slow", "spare"}
     assert "secret prompt" not in log.read_text()
     async with router_on(upstreams(), decision_log=log, log_prompts=True) as router:

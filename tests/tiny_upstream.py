@@ -10,7 +10,9 @@ from typing import Any, Literal
 
 from icl_optimizer.environments.fleet.upstream import DONE, Answer, Path, Upstream, UpstreamError
 
-Fault = Literal["", "refused", "500", "429", "400", "hang", "cut", "silent"]
+Fault = Literal[
+    "", "refused", "500", "429", "400", "404", "413", "hang", "cut", "silent", "whole", "thoughts"
+]
 
 
 def event(text: str) -> bytes:
@@ -50,11 +52,15 @@ class ScriptedUpstream(Upstream):
             raise UpstreamError("busy", "rate limit", 7.0, 429)
         if fault == "400":
             raise UpstreamError("no such field", "request", None, 400)
+        if fault == "404":
+            raise UpstreamError("no such model", "server", None, 404)
+        if fault == "413":
+            raise UpstreamError("too long", "request", None, 413)
         if fault == "hang":
             await asyncio.Event().wait()
         self.now += 1
         self.most_at_once = max(self.most_at_once, self.now)
-        streams = bool(body.get("stream"))
+        streams = bool(body.get("stream")) and fault != "whole"
         kind = "text/event-stream" if streams else "application/json"
         return Answer(kind, self._chunks(streams, fault), self._close)
 
@@ -69,6 +75,9 @@ class ScriptedUpstream(Upstream):
             yield whole(" ".join(self.words))
             return
         yield event("")
+        if fault == "thoughts":
+            yield b'data: {"choices": [{"delta": {"reasoning_content": "hm"}}]}\n\n'
+            await asyncio.Event().wait()
         for i, word in enumerate(self.words):
             if fault == "cut" and i == 1:
                 raise UpstreamError("hung up", "connection")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from icl_optimizer.environments.fleet.config import ServerConfig
 from icl_optimizer.environments.fleet.upstream import DONE, Answer, Path, Upstream, UpstreamError
 from icl_optimizer.errors import ModelError
+from icl_optimizer.llm.errors import PromptTooLongError
 from icl_optimizer.llm.provider_errors import call_provider
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from icl_optimizer.llm.base import LanguageModel
 
 _BOUND = ("temperature", "top_p", "max_tokens", "stop", "seed")
+_KNOWN = (*_BOUND, "messages", "prompt", "model", "stream", "stream_options", "user", "metadata")
+_SAME = {"max_completion_tokens": "max_tokens"}
 
 
 class ChatUpstream(Upstream):
@@ -36,9 +39,18 @@ class ChatUpstream(Upstream):
         self._model: Any = model if model is not None else _load(config.llm)
 
     async def send(self, path: Path, body: Mapping[str, Any]) -> Answer:
-        """Ask the model; fields that LangChain does not know are left out."""
+        """Ask the model.
+
+        Raises:
+            UpstreamError: The request has a field that not every model of LangChain's takes.
+        """
+        body = {_SAME.get(name, name): value for name, value in body.items()}
+        if unknown := [name for name in body if name not in _KNOWN and body[name] is not None]:
+            text = f"server '{self._name}' takes no {', '.join(unknown)}"
+            # another server may
+            raise UpstreamError(text, "request", None, 413)
         messages = body.get("messages") or [{"role": "user", "content": body.get("prompt", "")}]
-        pairs = [(m["role"], m["content"]) for m in messages]
+        pairs = [(m["role"], m.get("content") or "") for m in messages]
         fields = {name: body[name] for name in _BOUND if body.get(name) is not None}
         parts = self._parts(pairs, fields)
         head = {
@@ -74,7 +86,7 @@ class ChatUpstream(Upstream):
                 break
         raise self._failed(failure)
 
-    def _failed(self, error: Exception) -> Exception:
+    def _failed(self, error: Exception) -> UpstreamError:
         def again() -> None:
             raise error
 
@@ -82,8 +94,11 @@ class ChatUpstream(Upstream):
             call_provider(self._name, again)
         except ModelError as known:
             return UpstreamError(str(known), known.kind, known.retry_after)
+        except PromptTooLongError as known:
+            return UpstreamError(str(known), "request", None, 413)
         except Exception as other:
-            return other
+            # its text may hold anything
+            return UpstreamError(f"server '{self._name}' failed: {type(other).__name__}", "server")
         raise AssertionError("unreachable")
 
 

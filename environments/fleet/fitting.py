@@ -22,6 +22,10 @@ from icl_optimizer.errors import ConfigurationError
 Floats = NDArray[np.float64]
 FEWEST = 5
 """Answers of a server that a line is put through."""
+_ENOUGH = 0.8
+"""Share of the tasks that must have been answered."""
+_RESTS = 10
+"""Times that a server that rests is waited for."""
 
 
 @dataclass(frozen=True)
@@ -147,13 +151,21 @@ async def _sample_server(
     left = list(enumerate(tasks))[::-1]
     found: list[Sample] = []
     failed: list[UpstreamError] = []
+    rests = _RESTS
 
     async def work() -> None:
+        nonlocal rests
         while left:
             number, task = left.pop()
             try:
                 answer = await read_answer(fleet, place, task.body)
             except UpstreamError as error:
+                if error.kind == "open" and rests:
+                    # it rests after a failure; the task waits with it
+                    rests -= 1
+                    left.append((number, task))
+                    await asyncio.sleep(error.retry_after or 1.0)
+                    continue
                 failed.append(error)
             else:
                 score = task.check(answer.text)
@@ -163,7 +175,7 @@ async def _sample_server(
             advance(1)
 
     await asyncio.gather(*(work() for _ in range(fleet.servers[place].config.slots)))
-    if len(found) < FEWEST and failed:
+    if failed and len(found) < max(FEWEST, _ENOUGH * len(tasks)):
         raise failed[-1]
     return found
 

@@ -85,7 +85,7 @@ class Health:
 
         Args:
             at_once: One such failure is enough: nobody listens there.
-            wait_s: What the server itself asked for.
+            wait_s: What the server itself asked for; at most the longest rest.
         """
         was_trying, self._trying = self._trying, False
         self._failed += 1
@@ -98,7 +98,8 @@ class Health:
         self.unreachable = at_once
         doubled = min(2 * self._rest_s, self.policy.longest_s)
         self._rest_s = max(doubled, self.policy.cool_down_s)
-        self._until = self._clock() + max(self._rest_s, wait_s or 0.0)
+        asked = min(wait_s or 0.0, self.policy.longest_s)
+        self._until = self._clock() + max(self._rest_s, asked)
         return True
 
     def back(self) -> None:

@@ -120,8 +120,8 @@ class Server:
             answered: Whether an answer had begun, so that somebody listens there.
         """
         self.failures += 1
-        if not error.retryable and error.kind != "key":
-            # the request was wrong, not the server
+        if not error.blames:
+            # the request did not suit, which says nothing about the server
             return
         unreachable = error.kind == "connection" and not answered
         at_once = error.kind == "key" or unreachable
@@ -153,6 +153,7 @@ class Served:
     Attributes:
         server: Where it is.
         content_type: Of the answer.
+        streams: Whether it comes as events.
         queued_s: Seconds that it waited for a slot.
         first_token_s: Seconds from sending to the first token (whole answers: to the answer), None
             before.
@@ -169,6 +170,7 @@ class Served:
         self._trial = trial
         self.server, self._answer, self.queued_s, self._sent = server, answer, queued_s, sent
         self.content_type = answer.content_type
+        self.streams = answer.content_type.startswith("text/event-stream")
         self.first_token_s: float | None = None
         self.last_s: float | None = None
         self.prompt_tokens = self.tokens = 0
@@ -211,17 +213,16 @@ class Served:
         return held
 
     async def _read(self) -> AsyncGenerator[bytes, None]:
-        streams = self.content_type.startswith("text/event-stream")
         try:
             async for chunk in self._answer.chunks:
-                if chunk == DONE or not streams:
+                if chunk == DONE or not self.streams:
                     self._ended(chunk)
-                elif self._holds_text(chunk):
+                elif self._holds_tokens(chunk):
                     self.tokens += 1
                     if self.first_token_s is None:
                         self.first_token_s = time.monotonic() - self._sent
-                elif b'"usage"' in chunk:
-                    self._count(chunk.removeprefix(b"data:"))
+                if b'"usage"' in chunk:
+                    self._count(chunk)
                 yield chunk
         except UpstreamError as error:
             self.server.failed(error, answered=True)
@@ -252,28 +253,44 @@ class Served:
         self.last_s = time.monotonic() - self._sent
         if chunk != DONE:
             self.first_token_s = self.last_s
-            self._count(chunk)
         self.finished = True
         self.server.succeeded()
 
-    def _holds_text(self, chunk: bytes) -> bool:
-        """Return whether an event holds text; most do, so only others are taken apart."""
+    def _holds_tokens(self, chunk: bytes) -> bool:
+        """Return whether an event holds tokens; only the first ones are taken apart."""
         if self.first_token_s is not None and b'"usage"' not in chunk:
-            return b'"content":' in chunk or b'"text":' in chunk
-        try:
-            choices = json.loads(chunk.removeprefix(b"data:")).get("choices") or [{}]
-        except (ValueError, AttributeError):
+            return b'"delta":{}' not in chunk and b'"delta": {}' not in chunk
+        choices = _fields(chunk).get("choices")
+        choice = choices[0] if isinstance(choices, list) and choices else {}
+        if not isinstance(choice, dict):
             return False
-        choice = choices[0]
-        return bool(choice.get("text") or (choice.get("delta") or {}).get("content"))
+        delta = choice.get("delta")
+        # words, thoughts, calls of tools, refusals: whatever is not only a role
+        said = [v for k, v in delta.items() if k != "role"] if isinstance(delta, dict) else []
+        return bool(choice.get("text")) or any(said)
 
-    def _count(self, data: bytes) -> None:
-        try:
-            usage = json.loads(data).get("usage") or {}
-        except (ValueError, AttributeError):
+    def _count(self, chunk: bytes) -> None:
+        usage = _fields(chunk).get("usage")
+        if not isinstance(usage, dict):
             return
-        self.prompt_tokens = int(usage.get("prompt_tokens") or 0)
-        self.tokens = int(usage.get("completion_tokens") or self.tokens)
+        asked, answered = usage.get("prompt_tokens"), usage.get("completion_tokens")
+        self.prompt_tokens = asked if isinstance(asked, int) else 0
+        self.tokens = answered if isinstance(answered, int) else self.tokens
+
+
+def is_count(chunk: bytes) -> bool:
+    """Return whether an event of a stream only counts tokens."""
+    told = _fields(chunk)
+    return bool(told.get("usage")) and not told.get("choices")
+
+
+def _fields(chunk: bytes) -> dict[str, Any]:
+    """Return the JSON object in an event or a body; empty where there is none."""
+    try:
+        told = json.loads(chunk.removeprefix(b"data:"))
+    except ValueError:
+        return {}
+    return told if isinstance(told, dict) else {}
 
 
 class Fleet:
@@ -311,8 +328,12 @@ class Fleet:
 
     async def __aenter__(self) -> Self:
         """Open the wires and begin to watch servers that failed."""
-        for server in self.servers:
-            await server.upstream.open()
+        try:
+            for server in self.servers:
+                await server.upstream.open()
+        except BaseException:
+            await self._close_wires()
+            raise
         self._watch = asyncio.create_task(self._watching())
         return self
 
@@ -326,6 +347,9 @@ class Fleet:
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
+        await self._close_wires()
+
+    async def _close_wires(self) -> None:
         for server in self.servers:
             server.turn_away()
             await server.upstream.close()

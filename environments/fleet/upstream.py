@@ -33,6 +33,11 @@ OLLAMA = "http://127.0.0.1:11434"
 _OPENAI = "https://api.openai.com/v1"
 _CONNECT_S = 5.0
 _HEALTH_S = 5.0
+_CALLERS = (None, 400, 422)
+"""Statuses that other servers would give, too."""
+_TOO_LARGE = 413
+_MISSING = (402, 404, 405, 501)
+"""Statuses of a server that does not have what its spec says, or is not paid for."""
 _LARGEST = 16 << 20
 """Bytes of one answer, or of one event of a stream, that are still read."""
 
@@ -43,6 +48,16 @@ class UpstreamError(ModelError):
     Attributes:
         status: The HTTP status that it answered with, None where it did not come to that.
     """
+
+    @property
+    def callers(self) -> bool:
+        """Whether the request was wrong, so that no server will take it."""
+        return self.kind == "request" and self.status in _CALLERS
+
+    @property
+    def blames(self) -> bool:
+        """Whether it tells something about the server that failed."""
+        return self.kind not in ("request", "open")
 
     def __init__(
         self,
@@ -213,9 +228,10 @@ class HttpUpstream(Upstream):
             response.close()
         error = status_error(self.name, response.status, text, response.headers)
         if not isinstance(error, ModelError):
-            # a prompt that is too long for this server
-            return UpstreamError(str(error), "request", None, response.status)
-        return UpstreamError(str(error), error.kind, error.retry_after, response.status)
+            # a prompt that is too long for this server, and perhaps not for another one
+            return UpstreamError(str(error), "request", None, _TOO_LARGE)
+        kind = "server" if response.status in _MISSING else error.kind
+        return UpstreamError(str(error), kind, error.retry_after, response.status)
 
     async def _whole(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
         body = b""
@@ -237,12 +253,15 @@ class HttpUpstream(Upstream):
         """Yield server-sent events, each whole."""
         held = b""
         while data := await self._guarded(response.content.readany()):
-            held += data.replace(b"\r\n", b"\n") if b"\r" in data else data
-            *events, held = held.split(b"\n\n")
+            held += data
+            # a line's end may arrive in two parts
+            whole, torn = (held[:-1], b"\r") if held.endswith(b"\r") else (held, b"")
+            *events, rest = whole.replace(b"\r\n", b"\n").split(b"\n\n")
+            held = rest + torn
             if len(held) > _LARGEST:
                 break
             for event in events:
-                if event == DONE.strip():
+                if event.removeprefix(b"data:").strip() == b"[DONE]":
                     # keeps the connection where the end of the body came along
                     response.release()
                     yield DONE

@@ -56,7 +56,8 @@ def router_policy(name: str, config: FleetConfig, settings: RouterSettings) -> P
         raise ConfigurationError(
             f"policy '{name}' has not learned; allowed: with an agent that was trained on the "
             "fleet's twin. Train it: icl-optimizer fleet measure FLEET --out twin.yaml, then "
-            f"icl-optimizer train {name} slo-scheduling --set @twin.yaml --out AGENT, and give it "
+            f"icl-optimizer train {name} slo-scheduling --set @twin.yaml --set cancel_late=false "
+            "--out AGENT (the router does not break answers off at the deadline), and give it "
             "as --agent AGENT."
         )
     described = all(server.mean_tokens for server in config.servers)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from threading import Lock
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +16,7 @@ from numpy.typing import NDArray
 from icl_optimizer.decision import Decision, Outcome
 from icl_optimizer.environments.slo_scheduling_config import TASK_TYPES
 from icl_optimizer.policy import one_hot
-from icl_optimizer.router.requests import Choice, RoutedRequest, RouterError
+from icl_optimizer.router.requests import UNKNOWN_TASK, Choice, RoutedRequest, RouterError
 
 if TYPE_CHECKING:
     from icl_optimizer.environments.fleet.servers import Fleet
@@ -36,6 +38,9 @@ class Chooser:
         explore: Whether it may try decisions.
         timeout_s: Longest wait for a decision.
         thinks: Whether a decision may take long.
+
+    Attributes:
+        failures: Times that the policy failed, by the type of the error.
     """
 
     def __init__(
@@ -45,6 +50,9 @@ class Chooser:
         self.fleet, self.policy = fleet, policy
         self._explore, self._timeout_s = explore, timeout_s
         self._thread = ThreadPoolExecutor(1, "router-decide") if thinks else None
+        self.failures: Counter[str] = Counter()
+        self._at_work = Lock()
+        self._unlearned: list[Outcome] = []
         self._asked: list[tuple[NDArray[np.float64], asyncio.Future[Decision]]] = []
         self._thinking: asyncio.Task[None] | None = None
 
@@ -64,23 +72,43 @@ class Chooser:
         except TimeoutError:
             reasons.append(f"no decision within {self._timeout_s:g} s: the shortest queue")
             decision = self._fallback(row)
+        except Exception as error:
+            # whatever is wrong with the policy, the request must not suffer
+            reasons.append(f"the policy failed ({type(error).__name__}): the shortest queue")
+            self.failures[type(error).__name__] += 1
+            decision = self._fallback(row)
         # the queues may have moved while the policy thought
         return self._possible(decision, reasons, started, task, deadline_s, tried)
 
     def choose_now(self, task: str, deadline_s: float) -> Choice:
-        """Return where a request would go at this moment, without exploring."""
+        """Return where a request would go at this moment, without exploring.
+
+        It waits for what the policy is thinking about, and does not give the event loop free.
+        """
         started = time.perf_counter()
         row = self._row(task, deadline_s, ())
-        decision = self.policy.decide(row[None], explore=False)[0]
+        with self._at_work:
+            decision = self.policy.decide(row[None], explore=False)[0]
         return self._possible(decision, [], started, task, deadline_s, ())
 
-    async def learn(self, outcomes: Sequence[Outcome]) -> None:
-        """Let the policy learn; never while it decides."""
+    def learn(self, outcome: Outcome) -> None:
+        """Let the policy learn, at once or when it has finished its thought; nobody waits."""
+        self._unlearned.append(outcome)
         if self._thread is None:
-            self.policy.update(outcomes)
+            self._learn()
         else:
-            loop = asyncio.get_running_loop()
-            await loop.run_in_executor(self._thread, self.policy.update, outcomes)
+            self._start()
+
+    def _learn(self) -> None:
+        outcomes, self._unlearned = self._unlearned, []
+        if not outcomes:
+            return
+        try:
+            with self._at_work:
+                self.policy.update(outcomes)
+        except Exception as error:
+            # an answer must not suffer from what can be learned from it
+            self.failures[type(error).__name__] += 1
 
     async def close(self) -> None:
         """Let the policy finish its thought."""
@@ -95,39 +123,45 @@ class Chooser:
             s.in_system if s.health.usable and s.index not in tried else s.config.queue_size
             for s in self.fleet.servers
         ]
-        return np.array([*queues, TASK_TYPES.index(task), deadline_s], dtype=np.float64)
+        kind = 0 if task == UNKNOWN_TASK else TASK_TYPES.index(task)
+        return np.array([*queues, kind, deadline_s], dtype=np.float64)
 
     async def _decided(self, row: NDArray[np.float64]) -> Decision:
         if self._thread is None:
-            return self.policy.decide(row[None], explore=self._explore)[0]
+            return self._decide(row[None])[0]
         answer: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
         self._asked.append((row, answer))
-        if self._thinking is None or self._thinking.done():
-            self._thinking = asyncio.create_task(self._think())
+        self._start()
         return await asyncio.wait_for(answer, self._timeout_s)
 
+    def _start(self) -> None:
+        """Let the thinking begin, unless it goes on."""
+        if self._thinking is None or self._thinking.done():
+            self._thinking = asyncio.create_task(self._think())
+
     async def _think(self) -> None:
-        """Decide for everybody who waits, until nobody does."""
+        """Decide for everybody who waits and learn what has come, until there is nothing left."""
         loop = asyncio.get_running_loop()
-        while self._asked:
+        while self._asked or self._unlearned:
             batch, self._asked = self._asked, []
             wanted = [(row, answer) for row, answer in batch if not answer.done()]
-            if not wanted:
-                continue
-            rows = np.array([row for row, _ in wanted])
-            try:
-                decisions = await loop.run_in_executor(self._thread, self._decide, rows)
-            except Exception as error:
-                for _, answer in wanted:
-                    if not answer.done():
-                        answer.set_exception(error)
-                continue
-            for (_, answer), decision in zip(wanted, decisions, strict=True):
-                if not answer.done():
-                    answer.set_result(decision)
+            if wanted:
+                rows = np.array([row for row, _ in wanted])
+                try:
+                    decisions = await loop.run_in_executor(self._thread, self._decide, rows)
+                except Exception as error:
+                    _tell(wanted, error)
+                else:
+                    for (_, answer), decision in zip(wanted, decisions, strict=True):
+                        if not answer.done():
+                            answer.set_result(decision)
+            # callers come first
+            elif self._unlearned:
+                await loop.run_in_executor(self._thread, self._learn)
 
     def _decide(self, rows: NDArray[np.float64]) -> list[Decision]:
-        return self.policy.decide(rows, explore=self._explore)
+        with self._at_work:
+            return self.policy.decide(rows, explore=self._explore)
 
     def _fallback(self, row: NDArray[np.float64]) -> Decision:
         servers = self.fleet.servers
@@ -202,6 +236,12 @@ class Chooser:
         wait = min(s.health.cooling_s for s in servers)
         text = "no server can be asked: all failed a moment ago"
         return RouterError(503, text, "server_error", max(wait, _SOONEST_S))
+
+
+def _tell(wanted: Sequence[tuple[Any, asyncio.Future[Decision]]], error: Exception) -> None:
+    for _, answer in wanted:
+        if not answer.done():
+            answer.set_exception(error)
 
 
 def _usual_tokens(means: dict[str, float]) -> float:

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
+from icl_optimizer.environments.fleet.servers import is_count
 from icl_optimizer.environments.fleet.upstream import DONE, UpstreamError
 from icl_optimizer.router.requests import RouterError
 
@@ -57,6 +58,9 @@ class Delivery:
         """Stop reading, if that is not over yet: the client went away."""
         self.task.cancel()
         await asyncio.gather(self.task, return_exceptions=True)
+        # a task that is cancelled before its first step has run nothing of its body
+        self._books.cancelled(self._journey, self._served)
+        await self._served.close()
 
     async def _read(self, first: Sequence[bytes]) -> None:
         try:
@@ -65,21 +69,31 @@ class Delivery:
             async for chunk in self._served:
                 await self._pass_on(chunk)
         except UpstreamError as error:
-            await self._books.broke_off(self._journey, self._served, error)
+            self._books.broke_off(self._journey, self._served, error)
             await self._put(_told(error))
         except asyncio.CancelledError:
             self._books.cancelled(self._journey, self._served)
             raise
+        except Exception as error:
+            # a fault of the router's own; the client must not take the rest for the whole
+            failure = UpstreamError(f"the router failed ({type(error).__name__})", "open")
+            self._books.broke_off(self._journey, self._served, failure)
+            await self._put(_told(failure))
         finally:
             self._over = True
             self._changed.set()
             await self._served.close()
 
     async def _pass_on(self, chunk: bytes) -> None:
-        if self._served.finished and (chunk == DONE or not self._journey.request.streams):
-            # before the client holds the whole answer it is learned from and on disk
-            await self._books.answered(self._journey, self._served)
-        await self._put(chunk)
+        if self._served.finished and (chunk == DONE or not self._served.streams):
+            # before the client holds the whole answer it is on disk
+            self._books.answered(self._journey, self._served)
+        if not self._hides(chunk):
+            await self._put(chunk)
+
+    def _hides(self, chunk: bytes) -> bool:
+        """Return whether an event is for the books alone: the client did not ask for counts."""
+        return self._journey.counts_for_us and b'"usage"' in chunk and is_count(chunk)
 
     async def _put(self, chunk: bytes) -> None:
         while self._held > HELD_BYTES:

@@ -36,6 +36,7 @@ class Journey:
         deadline_s: Its deadline, seconds after its arrival.
         choices: Where it was sent, one choice after the other.
         ended: Whether it is known what became of it.
+        counts_for_us: Whether the server was asked to count tokens for the books alone.
     """
 
     request: RoutedRequest
@@ -43,6 +44,12 @@ class Journey:
     deadline_s: float
     choices: list[Choice] = field(default_factory=list)
     ended: bool = False
+    counts_for_us: bool = False
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until its deadline, a little more than 0 where that is over."""
+        return max(self.deadline_s - self.seconds, 1e-3)
 
     @property
     def choice(self) -> Choice:
@@ -104,30 +111,47 @@ class Books:
     def summary(self) -> dict[str, Any]:
         """Return the totals as plain JSON values."""
         pending = self._pool.pending if self._pool is not None else 0
-        return asdict(self.totals) | {"pool_pending": pending, "log_dropped": self._log.dropped}
+        lost = self._pool.lost if self._pool is not None else 0
+        return asdict(self.totals) | {
+            "pool_pending": pending,
+            "pool_lost": lost,
+            "log_dropped": self._log.dropped,
+            "policy_failures": sum(self._chooser.failures.values()),
+        }
 
-    def sent(self, journey: Journey) -> None:
-        """Note a choice."""
+    def flush(self) -> None:
+        """Write what could not be written before."""
+        if self._pool is not None and self._pool.pending:
+            self._pool.flush()
+            self.metrics.pool_pending(self._pool.pending)
+
+    def sent(self, journey: Journey, failure: UpstreamError | None) -> None:
+        """Note a choice; ``failure`` is what another server did with the request before."""
         choice = journey.choice
+        if failure is not None:
+            self.totals.retried += 1
+            self.metrics.retried(journey.choices[-2].name, failure.kind)
         self.metrics.decided(choice.name, choice.seconds, choice.made_by)
 
-    async def failed_early(self, journey: Journey, error: UpstreamError) -> None:
+    def failed_early(self, journey: Journey, error: UpstreamError) -> None:
         """Note a server that failed before the first token; the request may go elsewhere."""
-        self.totals.retried += 1
-        self.metrics.retried(journey.choice.name, error.kind)
         # whoever sent it there learns that this was of no use
-        blamed = error.kind not in ("request", "open")
-        if blamed:
-            await self._learn(journey, met=False)
-        reward = self._reward(journey, met=False) if blamed else None
+        if error.blames:
+            self._learn(journey, met=False)
+        reward = self._reward(journey, met=False) if error.blames else None
         self._note(journey, f"failed: {error.kind}", None, reward, met=False)
 
-    def refused(self, status: int) -> None:
-        """Note a request that was not answered."""
-        self.totals.refused += 1
-        self.metrics.refused(status)
+    def refused(self, journey: Journey | None, status: int) -> None:
+        """Note a request that was not answered: by no server that was asked, or without asking."""
+        if journey is None or not journey.choices:
+            self.totals.refused += 1
+            self.metrics.refused(status)
+        else:
+            journey.ended = True
+            self.totals.failed += 1
+            self._unanswered(journey, None, status)
 
-    async def answered(self, journey: Journey, served: Served) -> None:
+    def answered(self, journey: Journey, served: Served) -> None:
         """Note a whole answer."""
         seconds = journey.seconds
         met = seconds <= journey.deadline_s
@@ -145,34 +169,42 @@ class Books:
             *(journey.choice.name, 200, seconds, first, met),
             *(served.prompt_tokens, served.tokens, dollars),
         )
-        await self._learn(journey, met=met)
+        self._learn(journey, met=met)
         self._note(journey, "answered", served, self._reward(journey, met=met), met=met)
 
-    async def broke_off(self, journey: Journey, served: Served, error: UpstreamError) -> None:
+    def broke_off(self, journey: Journey, served: Served, error: UpstreamError) -> None:
         """Note an answer that ended in the middle."""
         journey.ended = True
         self.totals.failed += 1
         self._unanswered(journey, served, 502)
-        await self._learn(journey, met=False)
-        reward = self._reward(journey, met=False)
+        reward = None
+        if error.blames:
+            self._learn(journey, met=False)
+            reward = self._reward(journey, met=False)
         self._note(journey, f"broke off: {error.kind}", served, reward, met=False)
 
     def cancelled(self, journey: Journey, served: Served | None) -> None:
-        """Note a client who went away; what would have come of it is not known."""
+        """Note a client who went away; before the deadline, nobody knows what would have come."""
         if journey.ended:
             return
         journey.ended = True
         self.totals.cancelled += 1
-        if journey.choices:
-            self._unanswered(journey, served, CLIENT_GONE)
-            self._note(journey, "client went away", served, None, met=False)
+        if not journey.choices:
+            return
+        self._unanswered(journey, served, CLIENT_GONE)
+        late = journey.seconds >= journey.deadline_s
+        if late:
+            self._learn(journey, met=False)
+        self._note(journey, "client went away", served, 0.0 if late else None, met=False)
 
     def _unanswered(self, journey: Journey, served: Served | None, status: int) -> None:
         tokens = 0 if served is None else served.tokens
         seconds = journey.seconds
-        self.metrics.finished(journey.choice.name, status, seconds, None, False, 0, tokens, 0.0)
+        # a client that goes away early leaves open whether the deadline would have been met
+        met = None if status == CLIENT_GONE and seconds < journey.deadline_s else False
+        self.metrics.finished(journey.choice.name, status, seconds, None, met, 0, tokens, 0.0)
 
-    async def _learn(self, journey: Journey, *, met: bool) -> None:
+    def _learn(self, journey: Journey, *, met: bool) -> None:
         if not self._settings.learn:
             return
         choice = journey.choice
@@ -189,7 +221,7 @@ class Books:
         if self._pool is not None:
             self._pool.append(outcome)
             self.metrics.pool_pending(self._pool.pending)
-        await self._chooser.learn([outcome])
+        self._chooser.learn(outcome)
         self.totals.learned += 1
 
     def _reward(self, journey: Journey, *, met: bool) -> float:

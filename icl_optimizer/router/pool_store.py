@@ -117,7 +117,8 @@ class PoolStore(Closing):
         self._db.close()
 
     def _opened(self) -> sqlite3.Connection:
-        db = sqlite3.connect(self.path, timeout=5.0)
+        # who finds it locked does not wait: what cannot be written now is written later
+        db = sqlite3.connect(self.path, timeout=0.0)
         try:
             # a commit reaches the system's cache, which outlives the process
             db.execute("PRAGMA journal_mode = WAL")

@@ -11,6 +11,9 @@ from typing import Any
 from icl_optimizer.decision import Decision
 from icl_optimizer.environments.fleet.upstream import Path
 
+UNKNOWN_TASK = "not looked at"
+"""Task type of a request where neither the policy nor a log asks for it."""
+
 
 def new_id() -> str:
     """Return a name for a request."""
@@ -54,7 +57,7 @@ class Choice:
         probabilities: What the policy gives each server.
         made_by: Who decided: language model, its cache, exploration, a fallback, a rule.
         reasons: In words, what led to it.
-        task: Task type.
+        task: Task type, :data:`UNKNOWN_TASK` where nobody asks for it.
         deadline_s: Deadline, seconds after the arrival.
         queues: Requests at each server at that moment.
         decision: The policy's own decision.

@@ -22,18 +22,23 @@ from icl_optimizer.router.delivery import Delivery
 from icl_optimizer.router.journey import Books, Journey
 from icl_optimizer.router.metrics import RouterMetrics
 from icl_optimizer.router.pool_store import PoolStore
-from icl_optimizer.router.requests import Choice, Routed, RoutedRequest, RouterError
+from icl_optimizer.router.requests import UNKNOWN_TASK, Choice, Routed, RoutedRequest, RouterError
 from icl_optimizer.router.settings import RouterSettings
 
 if TYPE_CHECKING:
     from icl_optimizer.router.classifier import TaskClassifier
 
 
+BLIND = ("random", "round-robin", "shortest-queue", "least-connections")
+"""Policies that do not look at the task type."""
+_WRITE_EVERY_S = 1.0
+
+
 class Router:
     """Sends requests to the servers of a fleet, as a policy decides, and lets it learn.
 
     Args:
-        fleet: A fleet file, or a :class:`FleetConfig`.
+        fleet: A fleet file, its fields, or a :class:`FleetConfig`.
         policy: Name of a policy that suits slo-scheduling, or a policy for the fleet's problem;
             None for that of the settings.
         settings: Everything else.
@@ -54,7 +59,7 @@ class Router:
 
     def __init__(
         self,
-        fleet: FleetConfig | str | Path,
+        fleet: FleetConfig | Mapping[str, Any] | str | Path,
         policy: str | Policy | None = None,
         settings: RouterSettings | None = None,
         *,
@@ -89,6 +94,10 @@ class Router:
         for server in self.fleet.servers:
             server.on_rest = self.metrics.cooling
         self._classifier: TaskClassifier | None = None
+        # to find the type takes milliseconds, for nobody where it is neither looked at nor kept
+        kept = self.settings.pool is not None or self.settings.decision_log is not None
+        self._blind = self.policy.name in BLIND and not kept
+        self._writing: asyncio.Task[None] | None = None
         self._deliveries: set[asyncio.Task[None]] = set()
         self._started = time.monotonic()
 
@@ -104,8 +113,10 @@ class Router:
 
     async def __aenter__(self) -> Self:
         """Open the wires to the servers."""
+        if not self._blind:
+            self._classifier = await asyncio.to_thread(_make_classifier)
         await self.fleet.__aenter__()
-        self._classifier = await asyncio.to_thread(_make_classifier)
+        self._writing = asyncio.create_task(self._write())
         self._started = time.monotonic()
         return self
 
@@ -116,9 +127,10 @@ class Router:
         trace: TracebackType | None,
     ) -> None:
         """End what is under way, write what is not on disk yet, close everything."""
-        for task in list(self._deliveries):
+        tasks = [*self._deliveries, *([self._writing] if self._writing is not None else [])]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._deliveries, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self.fleet.__aexit__(kind, error, trace)
         await self.chooser.close()
         self.books.close()
@@ -142,11 +154,15 @@ class Router:
             RouterError: The request is not valid, or nobody answered it.
         """
         self.books.totals.requests += 1
+        journey = None
         try:
             journey = self._journey(request, await self._task(request))
             served, first = await self._sent(journey)
         except RouterError as error:
-            self.books.refused(error.status)
+            self.books.refused(journey, error.status)
+            raise
+        except Exception:
+            self.books.refused(journey, 500)
             raise
         return self._routed(journey, served, first)
 
@@ -165,21 +181,30 @@ class Router:
             "decisions": list(self.books.recent),
         }
 
+    async def _write(self) -> None:
+        """Write now and then what could not be written when it came."""
+        while True:
+            await asyncio.sleep(_WRITE_EVERY_S)
+            self.books.flush()
+
     async def _sent(self, journey: Journey) -> tuple[Served, list[bytes]]:
         """Return an answer that has begun, and what came of it so far."""
         tried: set[int] = set()
         failure: UpstreamError | None = None
+        most = self.settings.attempts or len(self.fleet.servers)
         try:
-            for _ in range(self.settings.attempts):
+            while len(tried) < most:
                 await self._choose(journey, tried, failure)
                 try:
                     return await self._begun(journey)
                 except UpstreamError as error:
                     failure = error
-                await self.books.failed_early(journey, failure)
-                if failure.kind == "request":
+                self.books.failed_early(journey, failure)
+                if failure.callers:
                     break
-                tried.add(journey.choice.server)
+                # where it only waited it was not sent, and may go again
+                if failure.kind != "open":
+                    tried.add(journey.choice.server)
         except asyncio.CancelledError:
             self.books.cancelled(journey, None)
             raise
@@ -189,23 +214,29 @@ class Router:
     async def _choose(
         self, journey: Journey, tried: set[int], failure: UpstreamError | None
     ) -> None:
+        # what is left of it when a server has failed before
+        deadline_s = journey.left_s if journey.choices else journey.deadline_s
         try:
-            choice = await self.chooser.choose(
-                journey.request, journey.task, journey.deadline_s, tried
-            )
+            choice = await self.chooser.choose(journey.request, journey.task, deadline_s, tried)
         except RouterError:
             if failure is None:
                 raise
             # what the last server said tells more than that there is no other
             raise _told(failure) from None
         journey.choices.append(choice)
-        self.books.sent(journey)
+        self.books.sent(journey, failure)
 
     async def _begun(self, journey: Journey) -> tuple[Served, list[bytes]]:
         """Send the request to the server chosen last and wait for the first token."""
         request, index = journey.request, journey.choice.server
         patience = self.settings.first_token_timeout_s if request.streams else None
-        served = await self.fleet.serve(index, request.path, request.body, patience)
+        body, price = request.body, self.config.servers[index].price
+        journey.counts_for_us = False
+        if request.streams and "stream_options" not in body and (price.input or price.output):
+            # dollars need the tokens of the prompt, too
+            body = {**body, "stream_options": {"include_usage": True}}
+            journey.counts_for_us = True
+        served = await self.fleet.serve(index, request.path, body, patience)
         return served, await served.begin(patience)
 
     def _routed(self, journey: Journey, served: Served, first: list[bytes]) -> Routed:
@@ -216,11 +247,13 @@ class Router:
         headers = {
             "x-request-id": journey.request.id,
             "x-server": choice.name,
-            "x-task-type": choice.task.replace(" ", "-"),
             "x-made-by": choice.made_by,
             "x-attempts": str(len(journey.choices)),
         }
-        return Routed(choice, served.content_type, headers, delivery.chunks(), delivery.close)
+        if choice.task != UNKNOWN_TASK:
+            headers["x-task-type"] = choice.task.replace(" ", "-")
+        media_type = "text/event-stream" if served.streams else "application/json"
+        return Routed(choice, media_type, headers, delivery.chunks(), delivery.close)
 
     def _journey(self, request: RoutedRequest, task: str) -> Journey:
         deadline = self.config.deadline_s if request.deadline_s is None else request.deadline_s
@@ -229,6 +262,8 @@ class Router:
     async def _task(self, request: RoutedRequest) -> str:
         # to find the type takes milliseconds, in which other requests go on
         given = _given_task(request)
+        if given is None and self._blind:
+            return UNKNOWN_TASK
         return given or await asyncio.to_thread(self._found_task, request)
 
     def _found_task(self, request: RoutedRequest) -> str:

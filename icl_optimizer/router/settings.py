@@ -41,7 +41,9 @@ class RouterSettings(BaseModel):
         "first real one, where the fleet's file says how long answers are; 0: none.",
     )
     learn: bool = Field(True, description="Learn from what becomes of requests.")
-    attempts: int = Field(3, ge=1, le=64, description="Servers that a request is sent to at most.")
+    attempts: int | None = Field(
+        None, ge=1, le=64, description="Servers that a request is sent to at most; None: all."
+    )
     decision_timeout_s: float = Field(
         2.0,
         gt=0,
