@@ -219,7 +219,7 @@ class SLOSchedulingConfig(BaseModel):
         for name, lengths in self.relative_lengths.items():
             values = np.asarray(lengths)
             shared[TASK_TYPES.index(name)] = (values**2).mean() / values.mean() ** 2
-        return shared * np.exp(self.model_spread**2) - 1
+        return np.asarray(shared * np.exp(self.model_spread**2) - 1)
 
     @property
     def mean_service(self) -> Floats:

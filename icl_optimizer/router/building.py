@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from icl_optimizer.baselines.heuristics import RandomPolicy
@@ -64,7 +66,8 @@ def router_policy(name: str, config: FleetConfig, settings: RouterSettings) -> P
     exploration = settings.exploration or RARELY.model_copy(
         update={"try_all_first": not (described and settings.warm_up)}
     )
-    options, own = dict(settings.options), {}
+    options = dict(settings.options)
+    own: dict[str, Any] = {}
     if spec.needs_llm:
         tried = exploration.model_dump()
         options = {f"exploration.{key}": value for key, value in tried.items()} | options

@@ -262,9 +262,11 @@ class Router:
     async def _task(self, request: RoutedRequest) -> str:
         # to find the type takes milliseconds, in which other requests go on
         given = _given_task(request)
-        if given is None and self._blind:
+        if given is not None:
+            return given
+        if self._blind:
             return UNKNOWN_TASK
-        return given or await asyncio.to_thread(self._found_task, request)
+        return await asyncio.to_thread(self._found_task, request)
 
     def _found_task(self, request: RoutedRequest) -> str:
         from icl_optimizer.router.classifier import prompt_text
