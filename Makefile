@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint typecheck bench docs docs-serve clean
+.PHONY: help setup demo test lint typecheck bench reproduce docs docs-serve clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -22,12 +22,12 @@ $(READY): pyproject.toml constraints.txt
 	# resolves in a third of the time that the pip of Python 3.11 takes, and shows what setuptools says
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(TORCH)
-	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[local,rl,report,split,embedding,serve,docs,dev]'
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[local,rl,report,split,embedding,serve,ray,docs,dev]'
 	$(BIN)/icl-optimizer setup
 	touch $(READY)
 
 demo: $(READY)  ## compare policies on offloading with the embedded model; writes a report
-	$(BIN)/icl-optimizer compare offloading --out runs/demo --resume
+	$(BIN)/icl-optimizer compare offloading --out runs/demo --jobs 2 --resume
 
 test: lint typecheck $(READY)  ## lint, types and all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
@@ -43,6 +43,9 @@ typecheck: $(READY)  ## mypy on a built tree, where modules nest as they are imp
 
 bench: $(READY)  ## ratios against peers, into benchmarks/results.json
 	$(BIN)/icl-optimizer bench
+
+reproduce: $(READY)  ## every table and figure of the papers; hours; goes on where it was
+	$(BIN)/icl-optimizer reproduce
 
 docs: $(READY)  ## the site, into build/site; warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build

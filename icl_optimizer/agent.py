@@ -110,10 +110,19 @@ class ICLAgent(AskingPolicy):
 
     def prompt(self, situation: Context | NDArray[Any]) -> str:
         """Return the prompt that would be sent for this situation."""
+        query, orders = self._query(situation)
+        return self.decider.prompt(orders[0], query)
+
+    def shown(self, situation: Context | NDArray[Any]) -> list[Example]:
+        """Return the examples that the prompt for this situation holds, in its order."""
+        return self._query(situation)[1][0]
+
+    def _query(self, situation: Context | NDArray[Any]) -> tuple[Context, list[list[Example]]]:
+        """Return the situation under the keywords that matter, and the orders of its examples."""
         context = situation if isinstance(situation, Context) else self.problem.describe(situation)
         keywords, examples = self._table()
         query = restrict(context, keywords)
-        return self.decider.prompt(self._orders(examples, query)[0], query)
+        return query, self._orders(examples, query)
 
     def save(self, path: str | Path) -> None:
         """Write the agent as JSON; the model itself is named, not stored."""

@@ -61,6 +61,10 @@ class ReplayError(RuntimeError):
     """A replay met a request that was not recorded."""
 
 
+class WorkerError(RuntimeError):
+    """A worker process was lost again and again; what was finished by then is kept."""
+
+
 class PromptShortenedWarning(UserWarning):
     """A prompt did not fit into the model's context and was shortened."""
 

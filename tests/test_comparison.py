@@ -16,10 +16,11 @@ from tiny_prompts import CopyNearest
 
 from icl_optimizer.cli import app, expand_lists
 from icl_optimizer.comparison.config import ComparisonConfig, default_config
+from icl_optimizer.comparison.description import command
 from icl_optimizer.comparison.evaluation import Held, agreement
 from icl_optimizer.comparison.runner import compare
 from icl_optimizer.comparison.statistics import estimate, interactions_to, interquartile_mean
-from icl_optimizer.comparison.store import command, summarise
+from icl_optimizer.comparison.summary import summarise
 from icl_optimizer.environments.registry import make
 from icl_optimizer.errors import ConfigurationError
 from icl_optimizer.policies import make_policy, options_of
@@ -75,6 +76,7 @@ def results(folder: Path) -> pd.DataFrame:
 def test_files_and_columns(folder: Path, results: pd.DataFrame) -> None:
     assert {p.name for p in folder.iterdir()} == {
         *TABLES,
+        "results.parquet",
         "config.json",
         "explain.json",
         "units",
@@ -199,6 +201,13 @@ def test_the_explanation_holds_prompt_pool_and_decisions(folder: Path) -> None:
         assert set(decision["context"]) == {"Service type", "Output size"}
         assert sum(decision["probabilities"].values()) == pytest.approx(1.0)
         assert decision["oracle_decision"] in ("local", "offload")
+        # what this very decision was asked with
+        assert decision["prompt"].endswith(" ->")
+        for example in decision["examples"]:
+            assert all(word in decision["prompt"] for word in example["words"].values())
+    prompts = {tuple(d["context"].values()): d["prompt"] for d in icl["decisions"]}
+    assert len(set(prompts.values())) > 1
+    assert any(d["examples"] for d in icl["decisions"])
 
 
 def test_the_same_run_gives_the_same_results(folder: Path, tmp_path: Path) -> None:

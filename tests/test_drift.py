@@ -14,8 +14,8 @@ from tiny_env import TinyEnv
 
 from icl_optimizer.cli import app, expand_lists
 from icl_optimizer.comparison.config import ComparisonConfig, default_config
+from icl_optimizer.comparison.description import command
 from icl_optimizer.comparison.runner import compare, validate
-from icl_optimizer.comparison.store import command
 from icl_optimizer.comparison.unit import Unit, unit_budget
 from icl_optimizer.environments.offloading import OffloadingVectorEnv
 from icl_optimizer.environments.offloading_config import OffloadingConfig

@@ -564,6 +564,10 @@ def test_a_comparison_reports_what_was_foreseen(tmp_path: Path) -> None:
     assert {"words", "decision", "reward", "evaluation", "count"} == set(told["pool"][0])
     assert 20 < sum(row["count"] for row in told["pool"]) <= 30
     assert {d["made_by"] for d in told["decisions"]} <= {"llm", "cache"}
+    # of each decision what was seen of the same situation, a row or none per server
+    shown = [d["examples"] for d in told["decisions"]]
+    assert all(row in told["pool"] for rows in shown for row in rows)
+    assert any(shown)
     page = write_report(run).read_text()
     assert "Server speed by queue." in page
     assert "predicted outcomes" in page

@@ -16,8 +16,10 @@ from icl_optimizer.cli import (
     learn,
     machine,
     measure,
+    reproduce,
     route,
     split,
+    sweep,
     trace,
     weights,
 )
@@ -66,8 +68,10 @@ __all__ = [
     "machine",
     "main",
     "measure",
+    "reproduce",
     "route",
     "split",
+    "sweep",
     "trace",
     "weights",
 ]

@@ -12,18 +12,21 @@ import typer
 from icl_optimizer.cli.app import app, console
 from icl_optimizer.cli.options import (
     Cache,
+    EngineOption,
     IclOptions,
+    Jobs,
     Llm,
     MaxCalls,
     MaxCost,
     PriceTable,
     Prompts,
+    RayAddress,
     Replay,
     Settings,
     access_options,
     pairs,
 )
-from icl_optimizer.errors import BudgetError, ModelError, ReplayError
+from icl_optimizer.errors import BudgetError, ModelError, ReplayError, WorkerError
 
 
 @app.command()
@@ -57,7 +60,10 @@ def compare(
     max_cost: MaxCost = None,
     prices: PriceTable = None,
     sweeps: Annotated[bool, typer.Option(help="Evaluate at further points.")] = True,
-    jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of each unit.")] = None,
+    jobs: Jobs = None,
+    engine: EngineOption = "local",
+    ray_address: RayAddress = None,
     out: Annotated[Path | None, typer.Option(help="Folder for tables and report.")] = None,
     resume: Annotated[bool, typer.Option(help="Continue a run; repeats nothing.")] = False,
     quiet: Annotated[bool, typer.Option(help="No progress bar.")] = False,
@@ -67,6 +73,7 @@ def compare(
     from icl_optimizer.comparison.runner import compare as run
     from icl_optimizer.environments.registry import get_spec
     from icl_optimizer.report import require_plotting
+    from icl_optimizer.report.loading import has_results
 
     require_plotting()
     config = default_config(
@@ -84,21 +91,59 @@ def compare(
         sweeps=sweeps,
         drift_at=drift_at,
         drift=pairs("--drift", drift) or None,
+        threads=threads,
     )
     access = access_options(llm_cache, replay, max_calls, max_cost, prices)
     name = get_spec(environment).name
     folder = out or Path("runs") / f"{name}-{config.scenario.replace('=', '-')[:60]}"
     try:
-        run(config, folder, resume=resume, jobs=jobs, progress_bar=not quiet, access=access)
-    except (BudgetError, ModelError, ReplayError, KeyboardInterrupt) as error:
-        _stopped(folder, error)
+        run(
+            config,
+            folder,
+            resume=resume,
+            jobs=jobs,
+            engine=engine,
+            ray_address=ray_address,
+            progress_bar=not quiet,
+            access=access,
+        )
+    except (BudgetError, ModelError, ReplayError, WorkerError, KeyboardInterrupt) as error:
+        if has_results(folder):
+            _finish(folder)
+        say_stopped(error)
     _finish(folder)
 
 
 @app.command()
-def report(folder: Annotated[Path, typer.Argument(help="Folder of a comparison.")]) -> None:
-    """Write the report of a comparison again from its tables."""
-    _finish(folder)
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of comparisons, or of one sweep.")],
+    out: Annotated[
+        Path | None, typer.Option(help="HTML file about several; else beside the first.")
+    ] = None,
+) -> None:
+    """Write the report of a comparison or a sweep from its tables, or one about several runs."""
+    from icl_optimizer.errors import ConfigurationError
+    from icl_optimizer.report import (
+        is_sweep,
+        sweep_summary,
+        write_side_by_side,
+        write_sweep_report,
+    )
+
+    if len(folders) > 1:
+        path = write_side_by_side(folders, out)
+        console.print(f"report: {path}", markup=False, soft_wrap=True)
+    elif out is not None:
+        raise ConfigurationError(
+            f"--out is '{out}', but the report of one run lies in its folder; "
+            "allowed: --out with two or more folders."
+        )
+    elif is_sweep(folders[0]):
+        console.print(sweep_summary(folders[0]))
+        path = write_sweep_report(folders[0])
+        console.print(f"report: {path}", markup=False, soft_wrap=True)
+    else:
+        _finish(folders[0])
 
 
 def _finish(folder: Path) -> None:
@@ -107,19 +152,16 @@ def _finish(folder: Path) -> None:
     from icl_optimizer.report.loading import load_run
     from icl_optimizer.report.measures import shipped_note
 
-    path = write_report(folder)
-    console.print(summary_table(folder))
-    if note := shipped_note(load_run(folder)):
+    run = load_run(folder)
+    path = write_report(run)
+    console.print(summary_table(run))
+    if note := shipped_note(run):
         console.print(note, markup=False, highlight=False)
     console.print(f"report: {path}", markup=False, soft_wrap=True)
 
 
-def _stopped(folder: Path, error: BaseException) -> NoReturn:
-    """Show what there is so far, why it ended and how to go on; end the program."""
-    from icl_optimizer.report.loading import has_results
-
-    if has_results(folder):
-        _finish(folder)
+def say_stopped(error: BaseException) -> NoReturn:
+    """Say why a run ended and how to go on; end the program."""
     again = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     again += "" if "--resume" in sys.argv else " --resume"
     reason = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)

@@ -73,7 +73,8 @@ def study(
         str,
         typer.Argument(
             help="backends, balancing, cold-start, faults, inference, levers, off-policy, "
-            "router-access, router-endpoint, router-faults, routing, scheduling, splitting or twin."
+            "router-access, router-endpoint, router-faults, routing, scale, scheduling, splitting "
+            "or twin."
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the tables.")] = Path("runs/studies"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -37,6 +37,16 @@ MaxCalls = Annotated[
 MaxCost = Annotated[float | None, typer.Option(min=0, help="Most US dollars; then stop.")]
 PriceTable = Annotated[
     Path | None, typer.Option("--prices", help="CSV of prices that go before the shipped ones.")
+]
+
+Jobs = Annotated[
+    int | None, typer.Option(min=1, help="Units at a time; default 1, with Ray all its cores.")
+]
+EngineOption = Annotated[
+    Literal["local", "ray"], typer.Option(help="Where units run: this machine, or a Ray cluster.")
+]
+RayAddress = Annotated[
+    str | None, typer.Option(help="Of an existing cluster, HOST:PORT; default: start one here.")
 ]
 
 
@@ -79,17 +89,21 @@ def pairs(option: str, items: list[str] | None) -> dict[str, Any]:
     return found
 
 
+LISTS = ("--policies", "--only")
+"""Options that several values may follow."""
+
+
 def expand_lists(arguments: list[str]) -> list[str]:
     """Turn ``--policies a b`` into ``--policies a --policies b``, which the parser understands."""
     expanded: list[str] = []
-    inside = False
+    option = ""
     for argument in arguments:
         if argument.startswith("-"):
-            inside = argument == "--policies"
-            if not inside:
+            option = argument if argument in LISTS else ""
+            if not option:
                 expanded.append(argument)
-        elif inside:
-            expanded += [part for name in argument.split(",") for part in ("--policies", name)]
+        elif option:
+            expanded += [part for name in argument.split(",") for part in (option, name)]
         else:
             expanded.append(argument)
     return expanded

@@ -34,6 +34,13 @@ class ComparisonConfig(BaseModel):
     eval_tasks: int = Field(400, ge=1, description="Held-out tasks of an evaluation.")
     sweeps: bool = Field(True, description="Evaluate the trained policies at further points.")
     prompts: str | None = Field(None, description="Folder of the user's own templates.")
+    threads: int = Field(
+        1,
+        ge=1,
+        le=256,
+        description="Threads of each unit's embedded model and linear algebra; the order of their "
+        "sums depends on it, so it is part of what is compared.",
+    )
     drift: dict[str, Any] = Field(
         default_factory=dict, description="Parameters that are different after ``drift_at``."
     )

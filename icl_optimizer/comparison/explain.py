@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from icl_optimizer.agent import ICLAgent
 from icl_optimizer.comparison.evaluation import Held
+from icl_optimizer.experience import Example
 from icl_optimizer.forecast_agent import ForecastAgent
+from icl_optimizer.outcomes import Words
 from icl_optimizer.policy import Policy
+from icl_optimizer.problem import Context
 
 SAMPLES = 30
 
@@ -35,6 +39,8 @@ def explain(policy: Policy, held: Held) -> dict[str, Any] | None:
                     "decision": decision.label,
                     "made_by": decision.made_by,
                     "oracle_decision": labels[int(right)],
+                    "prompt": policy.prompt(decision.context),
+                    "examples": _shown(policy, decision.context),
                 }
             )
         observations, *_ = held.env.step([d.action for d in batch])
@@ -43,24 +49,39 @@ def explain(policy: Policy, held: Held) -> dict[str, Any] | None:
 
 def _pool(policy: ICLAgent | ForecastAgent) -> list[dict[str, Any]]:
     if isinstance(policy, ForecastAgent):
-        return _foreseen(policy)
+        return _foreseen(policy, sorted(policy.table.cells()))
     return [
-        {
-            "words": dict(e.context),
-            "decision": policy.problem.labels[e.action],
-            "reward": round(e.reward, 3),
-            "evaluation": "good" if e.good else "bad",
-            "count": policy.pool.tried(e.context, e.action),
-        }
-        for e in policy.pool.examples()
+        _example(policy, e, policy.pool.tried(e.context, e.action)) for e in policy.pool.examples()
     ]
 
 
-def _foreseen(policy: ForecastAgent) -> list[dict[str, Any]]:
+def _shown(policy: ICLAgent | ForecastAgent, context: Context) -> list[dict[str, Any]]:
+    """Return what the prompt for this situation shows of the experience."""
+    if isinstance(policy, ForecastAgent):
+        shared, own = policy.table.words(context)
+        return _foreseen(policy, [(action, shared, words) for action, words in enumerate(own)])
+    return [_example(policy, e, e.visits) for e in policy.shown(context)]
+
+
+def _example(policy: ICLAgent, example: Example, count: float) -> dict[str, Any]:
+    return {
+        "words": dict(example.context),
+        "decision": policy.problem.labels[example.action],
+        "reward": round(example.reward, 3),
+        "evaluation": "good" if example.good else "bad",
+        "count": count,
+    }
+
+
+def _foreseen(
+    policy: ForecastAgent, cells: Iterable[tuple[int, Words, Words]]
+) -> list[dict[str, Any]]:
     """Return what was seen of each decision in each situation of its own."""
     problem, rows = policy.problem, []
-    for action, shared, own in sorted(policy.table.cells()):
+    for action, shared, own in cells:
         tally = policy.table.tally(action, shared, own)
+        if not tally.count:
+            continue
         rows.append(
             {
                 "words": {"Situation": ", ".join((*shared, *own))},

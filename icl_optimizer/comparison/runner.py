@@ -1,41 +1,32 @@
-"""Runs a comparison: every policy with every seed, in one or several processes."""
+"""Runs a comparison: every policy with every seed, here, in several processes or on a cluster."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from pydantic import ValidationError
 
 from icl_optimizer.comparison.config import ComparisonConfig
+from icl_optimizer.comparison.engines import Engine, InProcess, Processes, RayCluster
 from icl_optimizer.comparison.live import live_tasks
 from icl_optimizer.comparison.shipping import refuse_stale, shipped_weights
 from icl_optimizer.comparison.store import RunStore
-from icl_optimizer.comparison.unit import Unit, UnitResult, unit_budget
-from icl_optimizer.deciders.chain import ChainDecider
+from icl_optimizer.comparison.unit import UnitResult, unit_budget
+from icl_optimizer.comparison.work import Work
 from icl_optimizer.environments.registry import get_spec, make
-from icl_optimizer.errors import (
-    BudgetError,
-    ConfigurationError,
-    ModelError,
-    ReplayError,
-    invalid_fields,
-)
-from icl_optimizer.forecast_agent import ForecastAgent
+from icl_optimizer.errors import ConfigurationError, invalid_fields, unknown_name
 from icl_optimizer.llm.base import LanguageModel
 from icl_optimizer.llm.credentials import refuse_credentials
-from icl_optimizer.llm.guard import GuardOptions, guard
-from icl_optimizer.llm.opening import open_llm, validate_chain
-from icl_optimizer.policies import get_policy_spec, make_policy, options_of, unsuitable
-from icl_optimizer.policy import Policy
+from icl_optimizer.llm.guard import GuardOptions
+from icl_optimizer.llm.opening import validate_chain
+from icl_optimizer.policies import get_policy_spec, options_of, unsuitable
 from icl_optimizer.prompting import PromptBuilder
 from icl_optimizer.rollout import progress
 
-Work = tuple[str, int]
-EXPECTED = (BudgetError, ModelError, ReplayError)
-"""What may stop a unit, and leaves the others as they are."""
+EngineName = Literal["local", "ray"]
 
 
 def compare(
@@ -43,20 +34,25 @@ def compare(
     folder: str | Path,
     *,
     resume: bool = False,
-    jobs: int = 1,
+    jobs: int | None = None,
+    engine: EngineName = "local",
+    ray_address: str | None = None,
     progress_bar: bool = True,
     model: LanguageModel | None = None,
     access: GuardOptions | None = None,
 ) -> Path:
     """Run ``config`` and write its tables into ``folder``.
 
-    Every policy sees the same tasks with the same seed. Finished units are on disk at once.
+    Every policy sees the same tasks with the same seed. Finished units are on disk at once, and
+    ``results.csv`` is the same whatever the engine and the number of jobs.
 
     Args:
         config: What to compare.
         folder: Where to; new, or holding the same comparison when ``resume``.
         resume: Continue, repeating nothing that was finished.
-        jobs: Processes; each loads its own language model.
+        jobs: Units at a time; None for one, and with Ray for as many as it has cores.
+        engine: ``local`` for this machine, ``ray`` for a Ray cluster.
+        ray_address: Of an existing cluster; None starts one on this machine.
         progress_bar: Whether to draw one.
         model: A loaded language model instead of ``config.llm`` (one process only).
         access: Retries, cache and budget of the language model; none of it is part of what is
@@ -70,34 +66,111 @@ def compare(
         BudgetError: The calls or the money allowed were used up.
         ModelError: No model answered at the start, or ``on_failure`` is ``stop``.
         ReplayError: A replay met a request that was not recorded.
+        WorkerError: A unit's worker process was lost several times.
     """
     validate(config, model)
     access = access or GuardOptions()
+    check_engine(engine, jobs, ray_address)
+    refuse_several([config], engine, jobs, model, access)
     spec = get_spec(config.environment)
-    alone = (
-        ("a model object", model is not None),
-        ("a budget", access.budget is not None),
-        ("a live environment", spec.live),
-    )
-    for what, given in alone:
-        if given and jobs > 1:
-            raise ConfigurationError(f"jobs is {jobs}; allowed: 1 with {what}.")
     store = RunStore(Path(folder), config, resume=resume)
-    work = [(p, s) for s in range(config.seeds) for p in config.policies]
-    missing = [item for item in work if store.finished(*item) is None]
+    missing = [
+        Work(config, policy, seed, access)
+        for seed in range(config.seeds)
+        for policy in config.policies
+        if not store.has(policy, seed)
+    ]
     real = live_tasks(config.environment, config.settings, config.eval_tasks)
-    total = sum(unit_budget(config, policy) + real for policy, _ in missing)
+    total = sum(work.budget + real for work in missing)
     with progress(f"{config.environment}", total, shown=progress_bar) as advance:
         try:
-            if jobs == 1:
-                with spec.open_session(config.settings) if missing else nullcontext():
-                    _run_here(config, missing, store, advance, model, access)
-            else:
-                _run_parallel(config, missing, store, advance, jobs, access)
+            with spec.open_session(config.settings) if missing else nullcontext():
+                runs = make_engine(engine, jobs, ray_address, advance, model)
+                keep_finished(runs, missing, store.receive, advance)
         finally:
             # whatever ended the run, what was computed is in the tables
             store.write_tables()
     return store.folder
+
+
+def check_engine(engine: str, jobs: int | None, ray_address: str | None) -> None:
+    """Check what says where units run.
+
+    Raises:
+        ConfigurationError: A name or a number is not allowed.
+    """
+    if engine not in get_args(EngineName):
+        raise unknown_name("engine", engine, get_args(EngineName))
+    if jobs is not None and jobs < 1:
+        raise ConfigurationError(f"jobs is {jobs}; allowed: 1 or more.")
+    if ray_address is not None and engine != "ray":
+        raise ConfigurationError(
+            f"ray_address is '{ray_address}' with engine '{engine}'; allowed: with engine 'ray'."
+        )
+
+
+def refuse_several(
+    configs: Iterable[ComparisonConfig],
+    engine: str,
+    jobs: int | None,
+    model: LanguageModel | None,
+    access: GuardOptions,
+) -> None:
+    """Raise where only this process can run units, and others were asked for.
+
+    Raises:
+        ConfigurationError: So it is; the message says why.
+    """
+    alone = (
+        ("a model object", model is not None),
+        ("a budget", access.budget is not None),
+        ("a live environment", any(get_spec(config.environment).live for config in configs)),
+    )
+    for what, given in alone:
+        if given and (jobs or 1) > 1:
+            raise ConfigurationError(f"jobs is {jobs}; allowed: 1 with {what}.")
+        if given and engine != "local":
+            raise ConfigurationError(f"engine is '{engine}'; allowed: 'local' with {what}.")
+
+
+def make_engine(
+    engine: EngineName,
+    jobs: int | None,
+    ray_address: str | None,
+    advance: Callable[[int], None] = lambda _: None,
+    model: LanguageModel | None = None,
+) -> Engine:
+    """Return the engine of that name; options as for :func:`compare`."""
+    if engine == "ray":
+        return RayCluster(ray_address, jobs)
+    if jobs is None or jobs == 1:
+        return InProcess(advance, model)
+    return Processes(jobs)
+
+
+def keep_finished(
+    engine: Engine,
+    works: Sequence[Work],
+    receive: Callable[[Work, UnitResult, bool], None],
+    advance: Callable[[int], None],
+) -> None:
+    """Run ``works`` and hand over each as it ends, with whether it is whole.
+
+    Raises:
+        BudgetError, ModelError, ReplayError: What stopped the first of those that were stopped,
+            once all that could be run has been.
+    """
+    stopped: list[BaseException] = []
+    for done in engine.run(works):
+        work = works[done.index]
+        receive(work, done.result, done.error is None)
+        if done.error is not None:
+            stopped.append(done.error)
+        elif not isinstance(engine, InProcess):
+            # which has counted every decision already
+            advance(work.budget)
+    if stopped:
+        raise stopped[0]
 
 
 def validate(config: ComparisonConfig, model: LanguageModel | None = None) -> None:
@@ -137,95 +210,3 @@ def _check_icl_options(options: Mapping[str, Any]) -> None:
         options_of("icl", options)
     except ValidationError as error:
         raise invalid_fields("--icl", error) from error
-
-
-def _run_here(
-    config: ComparisonConfig,
-    work: list[Work],
-    store: RunStore,
-    advance: Callable[[int], None],
-    model: LanguageModel | None,
-    access: GuardOptions,
-) -> None:
-    needs_llm = any(get_policy_spec(policy).needs_llm for policy, _ in work)
-    if needs_llm:
-        model = open_llm(config.llm, access) if model is None else guard(model, access)
-    if model is not None:
-        _check_model(config, model, {policy for policy, _ in work})
-    for policy, seed in work:
-        unit = Unit(config, policy, seed, model, access.prices)
-        try:
-            store.keep(policy, seed, unit.run(advance))
-        except BaseException:
-            # whatever stopped it, an interrupt included: what it had measured is kept
-            store.keep_partial(policy, seed, unit.result)
-            raise
-
-
-def _check_model(config: ComparisonConfig, model: LanguageModel, policies: set[str]) -> None:
-    """Ask the model once what it can do, before the first policy learns.
-
-    Raises:
-        ConfigurationError: It cannot do what a policy asks of it, or tell the labels apart.
-        ModelError: It does not answer.
-    """
-    asking = [policy for policy in policies if get_policy_spec(policy).needs_llm]
-    if not asking:
-        return
-    problem = make(config.environment, 1, **config.settings).problem
-    for name in asking:
-        policy = make_policy(name, problem, model=model, prompts=config.prompts, options=config.icl)
-        if model.capabilities.logprobs:
-            # known only once the model's tokens are
-            model.check_labels([f" {word}" for word in answers_of(policy)])
-        decider = getattr(policy, "decider", None)
-        if isinstance(decider, ChainDecider):
-            decider.prepare()
-
-
-def answers_of(policy: Policy) -> Sequence[str]:
-    """Return what a language model chooses from: the labels, or words for what comes of them."""
-    return policy.rows.words if isinstance(policy, ForecastAgent) else policy.problem.labels
-
-
-def _run_parallel(
-    config: ComparisonConfig,
-    work: list[Work],
-    store: RunStore,
-    advance: Callable[[int], None],
-    jobs: int,
-    access: GuardOptions,
-) -> None:
-    from joblib import Parallel, delayed
-
-    calls = (delayed(_run_alone)(config, policy, seed, access) for policy, seed in work)
-    stopped: list[Exception] = []
-    parallel = Parallel(n_jobs=jobs, return_as="generator_unordered")
-    for policy, seed, result, error in parallel(calls):
-        if error is None:
-            store.keep(policy, seed, result)
-            advance(unit_budget(config, policy))
-        else:
-            store.keep_partial(policy, seed, result)
-            stopped.append(error)
-    if stopped:
-        raise stopped[0]
-
-
-def _run_alone(
-    config: ComparisonConfig, policy: str, seed: int, access: GuardOptions
-) -> tuple[str, int, UnitResult, Exception | None]:
-    """Run one unit in a process of its own; return what it measured, and what stopped it."""
-    needs_llm = get_policy_spec(policy).needs_llm
-    # one thread each: processes that share the cores would otherwise wait for each other
-    model = open_llm(config.llm, access, **_one_thread(config.llm)) if needs_llm else None
-    unit = Unit(config, policy, seed, model, access.prices)
-    try:
-        return policy, seed, unit.run(lambda steps: None), None
-    except EXPECTED as error:
-        return policy, seed, unit.result, error
-
-
-def _one_thread(spec: str) -> dict[str, int]:
-    alone = spec.startswith("llamacpp") and "," not in spec and "threads" not in spec
-    return {"threads": 1} if alone else {}

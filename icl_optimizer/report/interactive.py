@@ -9,7 +9,8 @@ from typing import Any
 from icl_optimizer.errors import MissingDependencyError
 from icl_optimizer.report.draw import INSTALL
 from icl_optimizer.report.formatting import number
-from icl_optimizer.report.spec import Axis, Bar, Figure, Panel, Rule, Series, ticks
+from icl_optimizer.report.heat import ROW_HEIGHT, heat_axes, heat_labels, heat_traces
+from icl_optimizer.report.spec import Axis, Bar, Figure, Kind, Panel, Rule, Series, ticks
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 INK, GRID = "#1b1f24", "#e6e8eb"
@@ -22,6 +23,8 @@ MARKERS = {
     "cross": "x",
 }
 LINE_HEIGHT, BAR_HEIGHT = 370, 30
+GAPS: dict[Kind, int] = {"lines": 85, "bars": 75, "heat": 130}
+"""Pixels between panels, for the axis of the one and the heading of the next."""
 
 Json = dict[str, Any]
 
@@ -35,16 +38,25 @@ def interactive(figure: Figure) -> Json:
         from plotly.graph_objects import Figure as Picture
     except ImportError as error:
         raise MissingDependencyError(f"the report needs plotly: {INSTALL}") from error
-    bars = bool(figure.panels[0].bars)
+    bars = figure.kind == "bars"
     traces: list[Json] = []
     layout = _layout(figure)
+    listed: set[str] = set()
     for i, panel in enumerate(figure.panels):
         suffix = "" if i == 0 else str(i + 1)
         axes = {"xaxis": f"x{suffix}", "yaxis": f"y{suffix}"}
-        traces += _bar_traces(panel, axes) if bars else _line_traces(panel, axes, first=i == 0)
         top, bottom = _domain(figure, i)
-        layout[f"xaxis{suffix}"] = _x_axis(panel, axes["yaxis"])
-        layout[f"yaxis{suffix}"] = _y_axis(panel) | {"domain": [bottom, top]}
+        if panel.heat is not None:
+            traces += heat_traces(panel, axes)
+            x, y = heat_axes(panel.heat)
+            x |= {"anchor": axes["yaxis"]}
+            layout["annotations"] += heat_labels(panel, axes)
+        else:
+            traces += _bar_traces(panel, axes) if bars else _line_traces(panel, axes, listed)
+            listed |= {s.listed_as for s in panel.series}
+            x, y = _x_axis(panel, axes["yaxis"]), _y_axis(panel)
+        layout[f"xaxis{suffix}"] = x
+        layout[f"yaxis{suffix}"] = y | {"domain": [bottom, top]}
         layout["annotations"] += _annotations(panel, axes, top)
         layout["shapes"] += [_rule(rule, axes, across=not bars) for rule in panel.rules]
         layout["shapes"] += [_rule(mark, axes, across=False) for mark in panel.marks]
@@ -53,8 +65,7 @@ def interactive(figure: Figure) -> Json:
 
 
 def _layout(figure: Figure) -> Json:
-    bars = figure.panels[0].bars
-    heights = [BAR_HEIGHT * len(p.bars) + 30 if bars else LINE_HEIGHT for p in figure.panels]
+    lines = figure.kind == "lines"
     return {
         "template": None,
         "paper_bgcolor": "#ffffff",
@@ -62,13 +73,14 @@ def _layout(figure: Figure) -> Json:
         "font": {"family": FONT, "size": 13, "color": INK},
         "margin": {
             "l": 10,
-            "r": 40 if figure.panels[0].rules and not bars else 14,
+            "r": 40 if figure.panels[0].rules and lines else 14,
             "t": 40,
             "b": 10,
         },
-        "height": sum(heights) + 70 * len(figure.panels),
+        # names under the columns of a heat map stand on end
+        "height": _inner_height(figure) + (130 if figure.kind == "heat" else 70),
         "hovermode": "closest",
-        "showlegend": not bars,
+        "showlegend": lines,
         "legend": {
             "orientation": "h",
             "yref": "container",
@@ -82,13 +94,22 @@ def _layout(figure: Figure) -> Json:
     }
 
 
+def _height(panel: Panel) -> int:
+    if panel.heat is not None:
+        return ROW_HEIGHT * len(panel.heat.rows)
+    return BAR_HEIGHT * len(panel.bars) + 30 if panel.bars else LINE_HEIGHT
+
+
 def _domain(figure: Figure, i: int) -> tuple[float, float]:
     """Return top and bottom of panel ``i`` in the unit interval, first panel on top."""
-    weights = [max(len(p.bars), 1) for p in figure.panels]
-    gap = 0.16 if len(weights) > 1 else 0.0
-    room = 1 - gap * (len(weights) - 1)
-    top = 1 - sum(room * w / sum(weights) + gap for w in weights[:i])
-    return min(top, 1.0), max(top - room * weights[i] / sum(weights), 0.0)
+    whole = _inner_height(figure)
+    above = sum(_height(p) + GAPS[figure.kind] for p in figure.panels[:i])
+    return 1 - above / whole, max(1 - (above + _height(figure.panels[i])) / whole, 0.0)
+
+
+def _inner_height(figure: Figure) -> int:
+    """Return the pixels of all panels and of what lies between them."""
+    return sum(map(_height, figure.panels)) + GAPS[figure.kind] * (len(figure.panels) - 1)
 
 
 def _x_axis(panel: Panel, anchor: str) -> Json:
@@ -127,9 +148,9 @@ def _axis(axis: Axis, panel: Panel) -> Json:
     return shown
 
 
-def _line_traces(panel: Panel, axes: Json, *, first: bool) -> list[Json]:
+def _line_traces(panel: Panel, axes: Json, listed: set[str]) -> list[Json]:
     bands = [_band(s, axes) for s in panel.series]
-    return bands + [_line(s, panel, axes, first=first) for s in panel.series]
+    return bands + [_line(s, panel, axes, s.listed_as not in listed) for s in panel.series]
 
 
 def _band(series: Series, axes: Json) -> Json:
@@ -149,7 +170,7 @@ def _band(series: Series, axes: Json) -> Json:
     }
 
 
-def _line(series: Series, panel: Panel, axes: Json, *, first: bool) -> Json:
+def _line(series: Series, panel: Panel, axes: Json, new: bool) -> Json:
     style = series.style
     intervals = [f"{number(v.low)} to {number(v.high)}" for v in series.values]
     name = html.escape(series.name)
@@ -166,7 +187,7 @@ def _line(series: Series, panel: Panel, axes: Json, *, first: bool) -> Json:
         "marker": {"symbol": MARKERS.get(style.marker, style.marker), "size": 7},
         "opacity": 0.65 if series.faint else 1.0,
         "legendgroup": html.escape(series.listed_as or series.name),
-        "showlegend": first and bool(series.listed_as),
+        "showlegend": new and bool(series.listed_as),
     }
 
 
@@ -204,7 +225,7 @@ def _bar(place: int, bar: Bar, axes: Json) -> Json:
 
 def _annotations(panel: Panel, axes: Json, top: float) -> list[Json]:
     notes = [_bar_note(place, bar, panel, axes) for place, bar in enumerate(panel.bars)]
-    if not panel.bars:
+    if panel.series:
         notes += [_rule_note(rule, axes) for rule in panel.rules]
         notes += [_mark_note(mark, axes, log=panel.x.log) for mark in panel.marks]
     if panel.title:

@@ -10,10 +10,9 @@ from typing import Any, TypeVar
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from icl_optimizer.comparison.tables import KEYS, ResultsTable
 from icl_optimizer.errors import ConfigurationError
 
-KEYS = ("environment", "scenario", "policy", "llm")
-RESULT_COLUMNS = (*KEYS, "seed", "split", "step", "metric", "value")
 SUMMARY_COLUMNS = (*KEYS, "metric", "mean", "ci_low", "ci_high", "n")
 NUMBERS = ("seed", "step", "value", "mean", "ci_low", "ci_high", "n")
 EXTRA_POINTS = ("pair", "words")
@@ -45,7 +44,7 @@ class RunConfig(BaseModel):
 
 
 class PoolRow(BaseModel):
-    """One example of an experience pool."""
+    """One example of an experience pool, or of a prompt."""
 
     model_config = ConfigDict(coerce_numbers_to_str=True)
 
@@ -66,6 +65,8 @@ class DecisionRow(BaseModel):
     decision: str
     made_by: str
     oracle_decision: str
+    prompt: str = ""
+    examples: list[PoolRow] = Field(default_factory=list)
 
     @property
     def agrees(self) -> bool:
@@ -109,7 +110,7 @@ class Run:
     Attributes:
         folder: Where it lies.
         config: What was compared.
-        results: The rows of ``results.csv``.
+        results: The rows of ``results.csv``, texts as categories.
         summary: The rows of ``summary.csv`` at the training scenario.
         explanations: Per policy, empty without ``explain.json``.
         scenario: The scenario that the policies learned in.
@@ -126,6 +127,11 @@ class Run:
     models: dict[str, ModelRow] = field(default_factory=dict)
     stopped: list[tuple[str, int, int]] = field(default_factory=list)
 
+    @property
+    def metrics(self) -> list[str]:
+        """Names of all that was measured, in alphabetical order."""
+        return sorted(map(str, self.results["metric"].unique()))
+
     def rows(self, metric: str, *, split: str = "eval") -> pd.DataFrame:
         """Return the measured values of ``metric`` at the training scenario."""
         data = self.results
@@ -139,23 +145,25 @@ class Run:
         return data[extra & (data["metric"] == metric) & data["value"].notna()]
 
 
-def load_run(folder: str | Path) -> Run:
-    """Return the run in ``folder``.
+def load_run(folder: str | Path | Run) -> Run:
+    """Return the run in ``folder``; one that was read before stays as it is.
 
     Raises:
         ConfigurationError: If the folder was not written by a comparison; the message names the
             file, the column or the field.
     """
+    if isinstance(folder, Run):
+        return folder
     path = Path(folder)
     if not path.is_dir():
         raise ConfigurationError(f"'{path}' is not a folder; give the folder of a comparison.")
-    config = _read_json(path / "config.json", RunConfig)
-    results = _read_csv(path / "results.csv", RESULT_COLUMNS)
+    config = read_json(path / "config.json", RunConfig)
+    results = read_results(path)
     summary = _read_csv(path / "summary.csv", SUMMARY_COLUMNS)
     _check_results(path / "results.csv", results, config)
     scenario = _training_scenario(path / "results.csv", results)
     explanation = path / "explain.json"
-    explained = _read_json(explanation, Explanations) if explanation.exists() else Explanations()
+    explained = read_json(explanation, Explanations) if explanation.exists() else Explanations()
     mine = summary[summary["scenario"] == scenario]
     return Run(
         path,
@@ -171,8 +179,21 @@ def load_run(folder: str | Path) -> Run:
 
 def has_results(folder: Path) -> bool:
     """Return whether ``folder`` holds at least one evaluation."""
-    path = folder / "results.csv"
-    return path.is_file() and bool((_read_csv(path, RESULT_COLUMNS)["split"] == "eval").any())
+    if not (folder / "results.csv").is_file():
+        return False
+    return not ResultsTable(folder).select(["split"], split="eval").empty
+
+
+def read_results(folder: Path, **chosen: Any) -> pd.DataFrame:
+    """Return rows of ``results.csv`` in a small form: a text takes one or two bytes.
+
+    Args:
+        folder: That of a comparison or a sweep.
+        **chosen: Which rows, see :meth:`.ResultsTable.select`.
+    """
+    data = ResultsTable(folder).select(**chosen)
+    small: dict[str, Any] = {"seed": "int32", "step": "int64", "value": "float64"}
+    return data.astype({name: small.get(name, "category") for name in data.columns})
 
 
 def parse_scenario(name: str) -> dict[str, str]:
@@ -187,7 +208,8 @@ def _require(path: Path) -> None:
         )
 
 
-def _read_json(path: Path, model: type[Model]) -> Model:
+def read_json(path: Path, model: type[Model]) -> Model:
+    """Return the file as ``model``; an error names the field that does not fit."""
     _require(path)
     try:
         return model.model_validate(json.loads(path.read_text(encoding="utf-8")))
@@ -229,10 +251,10 @@ def _numbers(path: Path, column: pd.Series[Any]) -> pd.Series[Any]:
 def _check_results(path: Path, results: pd.DataFrame, config: RunConfig) -> None:
     if results.empty:
         raise ConfigurationError(f"{path} has no rows; the comparison has measured nothing yet.")
-    splits = sorted(set(results["split"]) - {"train", "eval"})
+    splits = sorted(set(results["split"].unique()) - {"train", "eval"})
     if splits:
         raise ConfigurationError(f"{path}: split '{splits[0]}'; allowed: eval, train.")
-    others = sorted(set(results["environment"]) - {config.environment})
+    others = sorted(set(results["environment"].unique()) - {config.environment})
     if others:
         raise ConfigurationError(
             f"{path}: environment '{others[0]}', but config.json says '{config.environment}'."
@@ -241,9 +263,9 @@ def _check_results(path: Path, results: pd.DataFrame, config: RunConfig) -> None
 
 def _training_scenario(path: Path, results: pd.DataFrame) -> str:
     """Return the scenario that policies learn in; a run without learners has one plain scenario."""
-    trained = set(results.loc[results["split"] == "train", "scenario"])
+    trained = set(results.loc[results["split"] == "train", "scenario"].unique())
     if not trained:
-        names = set(results["scenario"])
+        names = set(results["scenario"].unique())
         trained = {n for n in names if not parse_scenario(n).keys() & set(EXTRA_POINTS)}
     if len(trained) != 1:
         found = ", ".join(sorted(trained)) or "none"

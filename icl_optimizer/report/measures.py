@@ -43,7 +43,7 @@ class Curve:
 
 def per_entry(data: pd.DataFrame) -> Iterator[tuple[Entry, pd.DataFrame]]:
     """Yield the rows of each entry."""
-    for (policy, llm), rows in data.groupby(["policy", "llm"], sort=False):
+    for (policy, llm), rows in data.groupby(["policy", "llm"], sort=False, observed=True):
         yield Entry(str(policy), str(llm)), rows
 
 

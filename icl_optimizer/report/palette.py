@@ -93,9 +93,10 @@ class Palette:
         """Give every policy a style, known ones always the same."""
         self.entries = tuple(entries)
         policies = list(dict.fromkeys(e.policy for e in self.entries))
-        taken = {KNOWN[p].color for p in policies if p in KNOWN}
-        # colours not in use come first
-        spare = sorted(SPARE, key=lambda style: style.color in taken)
+        known = [KNOWN[p] for p in policies if p in KNOWN]
+        taken = {s.color for s in known}, {(s.color, s.dash) for s in known}
+        # colours not in use come first, then lines not in use
+        spare = sorted(SPARE, key=lambda s: (s.color in taken[0], (s.color, s.dash) in taken[1]))
         unknown = [p for p in policies if p not in KNOWN]
         self._styles = {p: KNOWN[p] for p in policies if p in KNOWN}
         self._styles |= {p: spare[i % len(spare)] for i, p in enumerate(unknown)}

@@ -108,7 +108,7 @@ def queue_figures(run: Run, palette: Palette) -> list[Figure | None]:
 
 def _over_rates(run: Run, palette: Palette, measure: Measure) -> Figure | None:
     lines: dict[Entry, dict[float, Estimate]] = {}
-    for name, rows in run.extra_rows(measure.metric).groupby("scenario", sort=False):
+    for name, rows in run.extra_rows(measure.metric).groupby("scenario", sort=False, observed=True):
         rate = parse_scenario(str(name)).get("arrival_rate")
         if rate is None:
             continue
@@ -140,8 +140,13 @@ def _line(palette: Palette, entry: Entry, line: dict[float, Estimate]) -> Series
 def _by_policy(run: Run, palette: Palette, measure: Measure) -> Figure | None:
     panels = []
     here = run.rows(measure.metric)
+    if here.empty:
+        return None
     elsewhere = run.extra_rows(measure.metric)
-    for title, data in ((run.scenario, here), *elsewhere.groupby("scenario", sort=False)):
+    for title, data in (
+        (run.scenario, here),
+        *elsewhere.groupby("scenario", sort=False, observed=True),
+    ):
         found = {e: estimate(last_step(r)["value"].to_numpy()) for e, r in per_entry(data)}
         bars = tuple(
             Bar(palette.label(e), found[e], palette.style(e), number(found[e].mean))

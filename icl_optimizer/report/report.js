@@ -4,6 +4,10 @@ for (const place of document.querySelectorAll(".plot")) {
   if (narrow) {
     layout.font.size = 11;
     layout.margin.t = 24;
+    for (const note of (layout.annotations || []).filter((a) => a.name === "cell")) {
+      note.font.size = 9;
+      note.text = note.text.replace("0.", ".").replace("1.00", "1");
+    }
     // a legend that wraps takes room from the lines
     layout.height += layout.showlegend ? 20 * data.filter((t) => t.showlegend).length : 0;
   }

@@ -76,7 +76,7 @@ def _sweep_points(run: Run, key: str) -> Points:
     """Return, per model pair and entry, the delay at each value of ``key``."""
     points: Points = {}
     data = run.extra_rows("delay_s")
-    for name, rows in data.groupby("scenario", sort=False):
+    for name, rows in data.groupby("scenario", sort=False, observed=True):
         keys = parse_scenario(str(name))
         if key not in keys or "pair" not in keys:
             continue
@@ -138,7 +138,7 @@ def _sweep_line(
 def _open_vocabulary(run: Run, palette: Palette) -> Figure | None:
     data = run.extra_rows("balanced_accuracy")
     panels, seen = [], []
-    for name, rows in data.groupby("scenario", sort=False):
+    for name, rows in data.groupby("scenario", sort=False, observed=True):
         keys = parse_scenario(str(name))
         if "words" not in keys:
             continue

@@ -1,13 +1,19 @@
-"""What a figure shows, said once: the static picture, the interactive one and its table."""
+"""What a figure shows, said once: the static picture, the interactive one, its table and CSV."""
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from dataclasses import dataclass, field
+from typing import Literal
 
 from icl_optimizer.comparison.statistics import Estimate
 from icl_optimizer.report.formatting import number
 from icl_optimizer.report.palette import Style
+
+Kind = Literal["lines", "bars", "heat"]
+Cell = str | float
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,29 @@ class Bar:
 
 
 @dataclass(frozen=True)
+class Heat:
+    """A table of values as colours, each with its value written on it.
+
+    Attributes:
+        row: What a row is.
+        column: What a column is.
+        rows: Names of the rows, first on top.
+        columns: Names of the columns.
+        values: One list per row; None where there is nothing to show.
+        limits: Values of the first and the last colour.
+        even: Whether the middle colour means that nothing is better than the other.
+    """
+
+    row: str
+    column: str
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    values: tuple[tuple[Estimate | None, ...], ...]
+    limits: tuple[float, float]
+    even: bool = False
+
+
+@dataclass(frozen=True)
 class Rule:
     """A dashed reference line: horizontal across lines, vertical across bars."""
 
@@ -89,9 +118,10 @@ class Rule:
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes with lines or with bars; bars have no ``y`` axis but their names.
+    """One pair of axes with lines, bars or a heat map; bars have no ``y`` axis but their names.
 
-    ``rules`` stand at a value, ``marks`` at a position of the x axis.
+    ``rules`` stand at a value, ``marks`` at a position of the x axis. The ``x`` of a heat map says
+    what its colours are.
     """
 
     title: str
@@ -101,6 +131,7 @@ class Panel:
     bars: tuple[Bar, ...] = ()
     rules: tuple[Rule, ...] = ()
     marks: tuple[Rule, ...] = ()
+    heat: Heat | None = None
 
     def x_range(self) -> tuple[float, float]:
         """Return the first and last position of any line."""
@@ -117,7 +148,7 @@ class Figure:
         title: Heading.
         caption: What is shown and how to read it.
         alt: What there is to see, for readers who do not.
-        panels: At least one.
+        panels: At least one, all of a kind.
     """
 
     id: str
@@ -126,32 +157,63 @@ class Figure:
     alt: str
     panels: tuple[Panel, ...] = field(default=())
 
-    def table(self) -> tuple[list[str], list[list[str]]]:
-        """Return header and rows of the data behind the figure."""
-        if self.panels[0].bars:
-            header = ["panel", "policy", self.panels[0].x.label, "CI low", "CI high", "note"]
+    @property
+    def kind(self) -> Kind:
+        """What its panels hold."""
+        first = self.panels[0]
+        return "heat" if first.heat is not None else "bars" if first.bars else "lines"
+
+    def data(self) -> tuple[list[str], list[list[Cell]]]:
+        """Return header and rows of the data behind the figure, numbers as they are."""
+        first = self.panels[0]
+        values = [(first.y or first.x).label, "CI low", "CI high"]
+        if first.heat is not None:
+            header = ["panel", first.heat.row, first.heat.column, *values]
+            rows = [row for p in self.panels for row in _heat_rows(p)]
+        elif first.bars:
+            header = ["panel", "policy", *values, "note"]
             rows = [
                 [p.title, b.name, *_cells(b.value), b.note] for p in self.panels for b in p.bars
             ]
         else:
-            y = self.panels[0].y
-            assert y is not None, "lines have a y axis"
-            header = ["panel", "line", self.panels[0].x.label, y.label, "CI low", "CI high"]
+            header = ["panel", "line", first.x.label, *values]
             rows = [r for p in self.panels for s in p.series for r in _series_rows(p, s)]
         if len(self.panels) == 1:
             return header[1:], [row[1:] for row in rows]
         return header, rows
 
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Return the data as a reader meets it, numbers rounded."""
+        header, rows = self.data()
+        return header, [[c if isinstance(c, str) else number(c) for c in row] for row in rows]
 
-def _series_rows(panel: Panel, series: Series) -> list[list[str]]:
+    def csv(self) -> str:
+        """Return the data as CSV, numbers in full."""
+        header, rows = self.data()
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([header, *rows])
+        return text.getvalue()
+
+
+def _heat_rows(panel: Panel) -> list[list[Cell]]:
+    assert panel.heat is not None, "all panels are of a kind"
+    return [
+        [panel.title, name, column, *_cells(value)]
+        for name, values in zip(panel.heat.rows, panel.heat.values, strict=True)
+        for column, value in zip(panel.heat.columns, values, strict=True)
+        if value is not None
+    ]
+
+
+def _series_rows(panel: Panel, series: Series) -> list[list[Cell]]:
     if series.level:
         return [[panel.title, series.name, "any", *_cells(series.values[0])]]
     pairs = zip(series.x, series.values, strict=True)
-    return [[panel.title, series.name, number(x), *_cells(v)] for x, v in pairs]
+    return [[panel.title, series.name, x, *_cells(v)] for x, v in pairs]
 
 
-def _cells(value: Estimate) -> list[str]:
-    return [number(value.mean), number(value.low), number(value.high)]
+def _cells(value: Estimate) -> list[Cell]:
+    return [value.mean, value.low, value.high]
 
 
 def ticks(low: float, high: float) -> list[float]:

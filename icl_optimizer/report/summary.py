@@ -7,10 +7,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from icl_optimizer.comparison.statistics import Estimate
+from icl_optimizer.comparison.statistics import Estimate, aggregate
 from icl_optimizer.report.formatting import FIXED, MISSING, metric_value, number, with_interval
-from icl_optimizer.report.loading import Run, load_run
-from icl_optimizer.report.measures import Curve, cost, eval_curves, headline, learners, shipped
+from icl_optimizer.report.loading import Run, load_run, parse_scenario
+from icl_optimizer.report.measures import (
+    Curve,
+    cost,
+    eval_curves,
+    headline,
+    last_step,
+    learners,
+    per_entry,
+    shipped,
+)
 from icl_optimizer.report.palette import REFERENCES, Entry, Palette
 from icl_optimizer.report.scenarios import THRESHOLD, reached_text
 
@@ -35,6 +44,9 @@ COSTS = {
     "llm_retries": "retries",
     "llm_failures": "failed requests",
 }
+
+
+UNSEEN = "balanced accuracy on unseen words"
 
 
 @dataclass(frozen=True)
@@ -99,6 +111,7 @@ def key_table(run: Run, *, brief: bool = False) -> Table:
     metric, n = headline(run), run.config.interactions
     success, delay = eval_curves(run, "success_rate"), eval_curves(run, "delay_s")
     first = eval_curves(run, "ttft_s")
+    strange = unseen_words(run)
     # of real servers
     response = eval_curves(run, "response_time_s") if first else {}
     columns: dict[str, Callable[[Standing], str]] = {
@@ -111,6 +124,7 @@ def key_table(run: Run, *, brief: bool = False) -> Table:
             response, s.entry, "response_time_s"
         ),
         "first token s" if brief else "first token, s": lambda s: _last(first, s.entry, "ttft_s"),
+        "unseen words" if brief else UNSEEN: lambda s: _unseen(strange, s.entry, brief),
         f"to{FIXED}95{FIXED}%" if brief else "interactions to 95 %": lambda s: _reached(run, s),
         "to recover" if brief else "interactions to recover": lambda s: _recovered(run, s),
         "LLM calls": lambda s: _cost(run, s.entry, "llm_calls"),
@@ -122,6 +136,19 @@ def key_table(run: Run, *, brief: bool = False) -> Table:
     return _build(columns, standings(run))
 
 
+def unseen_words(run: Run) -> dict[Entry, Estimate]:
+    """Return the balanced accuracy on words that no policy met while learning, over all mixes."""
+    rows = run.extra_rows("balanced_accuracy")
+    mixes = [
+        n for n in rows["scenario"].unique() if parse_scenario(str(n)).get("words") == "unseen"
+    ]
+    found = {}
+    for entry, mine in per_entry(rows[rows["scenario"].isin(mixes)]):
+        strata = mine.groupby("scenario", sort=False, observed=True)
+        found[entry] = aggregate([last_step(stratum)["value"] for _, stratum in strata])
+    return found
+
+
 def cost_table(run: Run) -> Table:
     """Return what each policy costs, with intervals over seeds."""
     columns: dict[str, Callable[[Standing], str]] = {"policy": lambda s: s.name}
@@ -130,13 +157,17 @@ def cost_table(run: Run) -> Table:
     return _build(columns, standings(run))
 
 
-def summary_table(folder: str | Path) -> RichTable:
+def summary_table(folder: str | Path | Run) -> RichTable:
     """Return the key columns of the run in ``folder`` as a table for the terminal."""
+    return terminal_table(key_table(load_run(folder), brief=True))
+
+
+def terminal_table(table: Table) -> RichTable:
+    """Return ``table`` for a terminal of 80 characters."""
     from rich import box
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    table = key_table(load_run(folder), brief=True)
     shown = RichTable(box=box.SIMPLE_HEAD, padding=0)
     for i, name in enumerate(table.header):
         shown.add_column(Text(_stack(name)), justify="right" if i else "left", overflow="fold")
@@ -172,6 +203,13 @@ def _final(metric: str, standing: Standing, brief: bool) -> str:
     final = standing.final
     text = metric_value(metric, final.mean) if brief else with_interval(metric, final)
     return f"{text} at{FIXED}{standing.budget:,}" if standing.learns else text
+
+
+def _unseen(found: dict[Entry, Estimate], entry: Entry, brief: bool) -> str:
+    value = found.get(entry)
+    if value is None or not brief:
+        return with_interval("balanced_accuracy", value)
+    return metric_value("balanced_accuracy", value.mean)
 
 
 def _last(curves: dict[Entry, Curve], entry: Entry, metric: str) -> str:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from icl_optimizer.comparison.statistics import Estimate
-from icl_optimizer.report.formatting import metric_value, number
+from collections.abc import Callable
+
+from icl_optimizer.comparison.statistics import Estimate, chance_of_order, improvement
+from icl_optimizer.report.formatting import metric_value, number, share
 from icl_optimizer.report.loading import Run
 from icl_optimizer.report.measures import cost, headline
+from icl_optimizer.report.palette import Entry
+from icl_optimizer.report.reliability import Scores, shared_scores
 from icl_optimizer.report.summary import Standing, standings
+
+SURE, RARE = 40, 1_000_000
+"""Once in how many: below the first, luck may be all there is; beyond the second, who counts."""
 
 
 def verdict(run: Run) -> str:
@@ -28,7 +35,50 @@ def verdict(run: Run) -> str:
     )
     parts = [f"{lead} {_level(metric, best.shared)}", _against(metric, best, rest, tied)]
     sentence = f"{', '.join(p for p in parts if p)}; {_price(run, best)}."
-    return " ".join(filter(None, [sentence, _later(metric, best, field)]))
+    sure = ""
+    if rest:
+        mine, next_one = (best.name, best.entry), (rest[0].name, rest[0].entry)
+        sure = how_sure(mine, next_one, shared_scores(run), tied=rest[0] in tied)
+    return " ".join(filter(None, [sentence, sure, _later(metric, best, field)]))
+
+
+def how_sure(
+    leader: tuple[str, Entry], next_one: tuple[str, Entry], scores: Scores, *, tied: bool = False
+) -> str:
+    """Return how often a run of the best policy beats one of the next; empty for single runs.
+
+    Args:
+        leader: Name and entry of the best.
+        next_one: Those of the next.
+        scores: Of both, by stratum.
+        tied: Whether their intervals were said to overlap.
+    """
+    (name, best), (other, rival) = leader, next_one
+    sizes = [sum(s.size for s in scores[e]) for e in (best, rival)]
+    odds = improvement(scores[best], scores[rival])
+    if min(sizes) < 2 or odds.n < 2:
+        return ""
+    if odds.mean == 1 and len(scores[best]) == 1:
+        luck = round(1 / chance_of_order(sizes[0], sizes[1]))
+        more = ", so more seeds are needed to be sure" if luck < SURE else ""
+        often = f"once in {luck:,}" if luck < RARE else f"less than once in {RARE:,}"
+        return (
+            f"Every run of {name} beat every run of {other}, which luck alone does {often} with "
+            f"{_seeds(sizes)}{more}."
+        )
+    level = f"{share(odds.mean)} (95 % interval {share(odds.low)} to {share(odds.high)})"
+    told = f"a run of {name} beats one of {other} with probability {level}"
+    if odds.low == odds.high == 0.5:
+        return f"Their runs score the same, {name} and {other}."
+    if odds.low > 0.5 and tied:
+        return f"Still, {told}: {name} is the safer choice."
+    if odds.low > 0.5:
+        return f"Trust {name} over {other}: {told}."
+    return f"Do not trust their order yet: {told}; more seeds would tell."
+
+
+def _seeds(sizes: list[int]) -> str:
+    return f"{sizes[0]} seeds each" if sizes[0] == sizes[1] else f"{sizes[0]} and {sizes[1]} seeds"
 
 
 def _who(best: Standing, with_icl: bool) -> str:
@@ -69,17 +119,28 @@ def _later(metric: str, best: Standing, field: list[Standing]) -> str:
 
 
 def _price(run: Run, best: Standing) -> str:
-    """Return what the winner costs, as far as it was measured."""
+    return price(lambda metric: cost(run, best.entry, metric), learns=best.learns)
+
+
+def price(cost_of: Callable[[str], Estimate | None], *, learns: bool) -> str:
+    """Return what a policy costs, as far as it was measured.
+
+    Args:
+        cost_of: The mean cost by metric.
+        learns: Whether its time of learning counts.
+    """
     parts = []
-    calls, tokens = (cost(run, best.entry, m) for m in ("llm_calls", "prompt_tokens"))
+    calls, tokens, dollars = map(cost_of, ("llm_calls", "prompt_tokens", "cost_usd"))
     if calls is not None:
         parts.append(f"{number(round(calls.mean))} LLM calls")
     if tokens is not None:
         parts.append(f"{number(round(tokens.mean))} prompt tokens")
-    train = cost(run, best.entry, "train_s")
-    if train is not None and best.learns:
+    if dollars is not None and dollars.mean > 0:
+        parts.append(f"{number(dollars.mean)} USD")
+    train = cost_of("train_s")
+    if train is not None and learns:
         parts.append(f"{number(train.mean)} s of learning")
-    latency = cost(run, best.entry, "decision_ms_p50")
+    latency = cost_of("decision_ms_p50")
     if latency is not None:
         parts.append(f"{number(latency.mean)} ms per decision (median)")
     return f"it costs {_listed(parts)}" if parts else "its costs were not measured"

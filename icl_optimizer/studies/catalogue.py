@@ -20,6 +20,7 @@ STUDIES = {
     "router-faults": "run_router_faults",
     "router-access": "run_router_access",
     "routing": "run_routing",
+    "scale": "run_scale",
     "scheduling": "run_scheduling",
     "splitting": "run_splitting",
     "twin": "run_twin",

@@ -1,0 +1,271 @@
+"""Where units run: in this process, in several, or on a Ray cluster.
+
+Each engine is given units and yields them as they finish, in any order. What a unit measures does
+not depend on the engine.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from icl_optimizer.comparison.unit import Unit, UnitResult
+from icl_optimizer.comparison.work import Bench, Work, limited_threads, run_work
+from icl_optimizer.errors import ConfigurationError, WorkerError
+from icl_optimizer.llm.base import LanguageModel
+
+ATTEMPTS = 3
+"""How often a unit is started whose worker is lost."""
+WATCH_S = 0.5
+"""How often a worker process looks whether it is still needed."""
+
+Outcome = tuple[UnitResult, Exception | None]
+Runner = Callable[[Work], Outcome]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A unit that has ended.
+
+    Attributes:
+        index: Its place among the units that were given.
+        result: What it measured; what it had measured by then where it was stopped.
+        error: What stopped it; None for a finished one.
+    """
+
+    index: int
+    result: UnitResult
+    error: BaseException | None = None
+
+
+class Engine(Protocol):
+    """Runs units somewhere."""
+
+    def run(self, works: Sequence[Work]) -> Iterator[Finished]:
+        """Yield the units as they end."""
+        ...
+
+
+class InProcess:
+    """One unit after the other, here. The first that is stopped ends all, once it was yielded.
+
+    Args:
+        advance: Called with the number of decisions while units learn.
+        model: A loaded language model for all units; None: each unit's own.
+    """
+
+    def __init__(
+        self, advance: Callable[[int], None] = lambda _: None, model: LanguageModel | None = None
+    ) -> None:
+        """Load nothing yet."""
+        self._advance = advance
+        self._bench = Bench(model)
+
+    def run(self, works: Sequence[Work]) -> Iterator[Finished]:
+        """Yield the units in their order."""
+        for work in works:
+            with limited_threads(work.config.threads):
+                self._bench.check(work)
+        for index, work in enumerate(works):
+            yield from self._one(index, work)
+
+    def _one(self, index: int, work: Work) -> Iterator[Finished]:
+        unit: Unit | None = None
+        try:
+            with limited_threads(work.config.threads):
+                self._bench.check(work)
+                unit = self._bench.unit(work)
+                result = unit.run(self._advance)
+        except BaseException as error:
+            # whatever stopped it, an interrupt included: what it had measured is kept
+            if unit is not None:
+                yield Finished(index, unit.result, error)
+            raise
+        yield Finished(index, result)
+
+
+class Processes:
+    """Several processes on this machine, each with a language model of its own.
+
+    A process that is killed takes one unit with it, which a new process runs again.
+
+    Args:
+        jobs: Processes.
+        runner: What they do with a unit.
+    """
+
+    def __init__(self, jobs: int, runner: Runner = run_work) -> None:
+        """Start nothing yet."""
+        self._jobs = jobs
+        self._runner = runner
+
+    def run(self, works: Sequence[Work]) -> Iterator[Finished]:
+        """Yield the units as they end.
+
+        Raises:
+            WorkerError: A unit's process was lost :data:`ATTEMPTS` times.
+        """
+        waiting = iter(enumerate(works))
+        running: dict[Future[Outcome], tuple[int, Work, _Worker]] = {}
+        workers = [_Worker(work.config.threads) for work in works[: self._jobs]]
+        try:
+            for worker, (index, work) in zip(workers, waiting, strict=False):
+                running[worker.start(self._runner, work)] = index, work, worker
+            while running:
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    index, work, worker = running.pop(future)
+                    if isinstance(future.exception(), BrokenProcessPool):
+                        running[worker.again(self._runner, work)] = index, work, worker
+                        continue
+                    result, error = future.result()
+                    following = next(waiting, None)
+                    if following is not None:
+                        # before what ended is written: nobody waits for the disk
+                        future = worker.start(self._runner, following[1])
+                        running[future] = (*following, worker)
+                    yield Finished(index, result, error)
+        finally:
+            for worker in workers:
+                worker.stop()
+
+
+class _Worker:
+    """One process at a time, and a new one where it was lost."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads = str(threads)
+        self._lost = 0
+        self._pool = self._new()
+
+    def _new(self) -> Any:
+        from joblib.externals.loky import ProcessPoolExecutor
+
+        # threads of processes that share the cores sleep while they wait
+        env = {"OMP_NUM_THREADS": self._threads, "OMP_WAIT_POLICY": "PASSIVE"}
+        return ProcessPoolExecutor(
+            max_workers=1, env=env, initializer=end_with, initargs=(os.getpid(),)
+        )
+
+    def start(self, runner: Runner, work: Work) -> Future[Outcome]:
+        self._lost = 0
+        future: Future[Outcome] = self._pool.submit(runner, work)
+        return future
+
+    def again(self, runner: Runner, work: Work) -> Future[Outcome]:
+        self._lost += 1
+        if self._lost == ATTEMPTS:
+            raise lost(work)
+        self._pool.shutdown(kill_workers=True)
+        self._pool = self._new()
+        future: Future[Outcome] = self._pool.submit(runner, work)
+        return future
+
+    def stop(self) -> None:
+        self._pool.shutdown(kill_workers=True)
+
+
+def end_with(parent: int) -> None:
+    """End this process when ``parent`` has ended, even where that one was killed."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(WATCH_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def lost(work: Work) -> WorkerError:
+    """Return the error for a unit whose worker never comes back."""
+    return WorkerError(
+        f"{work}: its worker process was lost {ATTEMPTS} times, as happens where memory runs out; "
+        "finished units are kept, and fewer --jobs need less memory."
+    )
+
+
+class RayCluster:
+    """The cores of a Ray cluster: an existing one, else one on this machine that ends with it.
+
+    Args:
+        address: Of an existing cluster, for example ``10.0.0.1:6379``; None starts one here.
+        jobs: Units at a time; None: as many as the cluster has cores for.
+        runner: What workers do with a unit.
+    """
+
+    def __init__(
+        self, address: str | None = None, jobs: int | None = None, runner: Runner = run_work
+    ) -> None:
+        """Connect to nothing yet."""
+        self._address = address
+        self._jobs = jobs
+        self._runner = runner
+
+    def run(self, works: Sequence[Work]) -> Iterator[Finished]:
+        """Yield the units as they end.
+
+        Raises:
+            MissingDependencyError: Ray is not installed.
+            ConfigurationError: No machine of the cluster has as many cores as a unit has threads.
+            WorkerError: A unit's worker was lost :data:`ATTEMPTS` times.
+        """
+        from icl_optimizer.comparison.ray_session import ray_session
+
+        if not works:
+            return
+        threads = max(work.config.threads for work in works)
+        with ray_session(
+            self._address, None if self._jobs is None else self._jobs * threads
+        ) as ray:
+            _check_cores(ray, threads)
+            call = ray.remote(max_retries=ATTEMPTS - 1)(_there)
+            running: dict[Any, tuple[int, Work]] = {}
+            waiting = iter(enumerate(works))
+            # what waits at the cluster is there at once when a core is free
+            room = self._jobs or 2 * int(ray.cluster_resources().get("CPU", 1))
+            while True:
+                for index, work in _first(waiting, room - len(running)):
+                    # each unit has as many cores as it has threads
+                    sized = call.options(num_cpus=work.config.threads, name=str(work))
+                    reference = sized.remote(self._runner, work, os.getcwd())
+                    running[reference] = index, work
+                if not running:
+                    return
+                (done,), _ = ray.wait(list(running), num_returns=1)
+                index, work = running.pop(done)
+                try:
+                    result, error = ray.get(done)
+                except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError) as failure:
+                    raise lost(work) from failure
+                except ray.exceptions.RayTaskError as failure:
+                    raise failure.cause from failure
+                yield Finished(index, result, error)
+
+
+def _check_cores(ray: Any, threads: int) -> None:
+    """Raise where a unit would wait forever for a machine with as many cores."""
+    cores = max(int(n["Resources"].get("CPU", 0)) for n in ray.nodes() if n["Alive"])
+    if threads > cores:
+        raise ConfigurationError(
+            f"threads is {threads}; allowed: 1 to {cores}, the cores of the largest machine."
+        )
+
+
+def _there(runner: Runner, work: Work, folder: str) -> Outcome:
+    """Run a unit in a worker of a cluster, in the driver's folder where it is there, too."""
+    if os.path.isdir(folder):
+        os.chdir(folder)
+    return runner(work)
+
+
+def _first(items: Iterator[tuple[int, Work]], count: int) -> Iterator[tuple[int, Work]]:
+    for _ in range(count):
+        item = next(items, None)
+        if item is None:
+            return
+        yield item
