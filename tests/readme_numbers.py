@@ -17,7 +17,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "### Requests to servers with queues": ("scheduling", "cold-start"),
     "### A language model cut between a device and the edge": ("splitting",),
     "### Requests to experts that slow each other down": ("routing", "inference"),
-    "### Real servers, and a router in front of them": (),
+    "### Real servers, and a router in front of them": ("twin", "router-endpoint", "bench"),
 }
 """Sections that tell results, and the parts that measured them."""
 
@@ -32,6 +32,7 @@ NO_RESULTS = {
     r"there are\s+15 contexts": "size of the task",
     r"from 12 service types, tested on 44 others\. The 44": "words of the task",
     r"below 0\.03 s": "the latency that is allowed",
+    r"at 20 per second": "load, not what came of it",
 }
 """What is no result in these sections, with the reason."""
 

@@ -202,6 +202,21 @@ PARTS = (
         ),
     ),
     study(
+        "twin",
+        "slo-scheduling",
+        "policies on real servers and in their twin",
+        StudyTable("sides", "Live and in the twin, on the same arrivals", "twin.md"),
+        StudyTable("fit", "What was measured of the servers", "twin-fit.md"),
+        seeds=2,
+    ),
+    study(
+        "router-endpoint",
+        "slo-scheduling",
+        "requests through the router, and its decisions",
+        StudyTable("clients", "Requests, and decisions of icl-predict", "router-endpoint.md"),
+        seeds=1,
+    ),
+    study(
         "balancing",
         "load-balancing",
         "tables I and II, figures 4 to 10, the harder scenario and the other trace",
@@ -247,7 +262,6 @@ PARTS = (
         StudyTable("loads", "Quality of service per request", "routing.md"),
         StudyTable("details", "What else was measured at λ = 3", "routing.md", 1),
         StudyTable("elsewhere", "Run where nobody learned", "routing.md", 2),
-        StudyTable("speed", "How fast icl-predict decides", "routing.md", 3),
         figures=("routing-rates.png",),
     ),
     study(
