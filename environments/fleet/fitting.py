@@ -24,7 +24,7 @@ FEWEST = 5
 """Answers of a server that a line is put through."""
 _ENOUGH = 0.8
 """Share of the tasks that must have been answered."""
-_RESTS = 10
+_RESTS = 3
 """Times that a server that rests is waited for."""
 
 
@@ -160,7 +160,7 @@ async def _sample_server(
             try:
                 answer = await read_answer(fleet, place, task.body)
             except UpstreamError as error:
-                if error.kind == "open" and rests:
+                if error.kind == "open" and rests and found:
                     # it rests after a failure; the task waits with it
                     rests -= 1
                     left.append((number, task))
