@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from icl_optimizer.comparison.config import ComparisonConfig
 from icl_optimizer.comparison.engines import ATTEMPTS, Engine, Processes, RayCluster
 from icl_optimizer.comparison.ray_session import ray_session
 from icl_optimizer.comparison.runner import compare
+from icl_optimizer.comparison.store import RunStore
+from icl_optimizer.comparison.unit import Row, UnitResult
 from icl_optimizer.comparison.work import Work, limited_threads
 from icl_optimizer.errors import ConfigurationError, WorkerError
 from icl_optimizer.studies.scale import table
@@ -251,3 +255,23 @@ def test_the_study_holds_the_fastest_against_one_worker() -> None:
         ["local", "1", "9", "90", "1.00", "yes"],
         ["local", "2", "9", "50", "1.80", "no"],
     ]
+
+
+def test_a_stopped_unit_counts_until_it_is_finished(tmp_path: Path) -> None:
+    mine, other = (RunStore(tmp_path / n, config(), resume=False) for n in ("a", "b"))
+    row = Row("offloading", "default", "bandit", "", 0, "eval", 10, "reward", 1.0)
+    for store in (mine, other):
+        store.keep_partial("bandit", 0, UnitResult([row]))
+    other.keep("bandit", 0, UnitResult([row, replace(row, step=20)]))
+    mine.copy(other, "bandit", 0)
+    # as a kill between the two writes leaves it
+    other.keep_partial("bandit", 0, UnitResult([row]))
+    for store in (mine, other):
+        store.write_tables()
+        assert len((store.folder / "results.csv").read_text().splitlines()) == 3
+        assert json.loads((store.folder / "explain.json").read_text())["stopped"] == []
+
+
+def test_what_a_kill_leaves_of_the_first_write_is_no_hindrance(tmp_path: Path) -> None:
+    (tmp_path / "config.partial").write_text("{")
+    RunStore(tmp_path, config(), resume=True)

@@ -544,3 +544,10 @@ def test_the_study(tmp_path: Path) -> None:
     assert len(rows) == 1 + 5 + 7
     assert {len(row) for row in rows} == {11}
     assert len(path.read_text().splitlines()) == 2 + 5 + 7
+
+
+def test_a_learner_goes_on_learning_behind_random_decisions() -> None:
+    env = make("offloading")
+    policy = make_policy("bandit", env.problem)
+    record(EpsilonGreedy(policy, 0.5), env, 60, learn=True)
+    assert policy.log_values()["bandit/contexts"] > 0

@@ -20,14 +20,14 @@ from icl_optimizer.report import write_report, write_side_by_side, write_sweep_r
 from icl_optimizer.report.figures import build_figures
 from icl_optimizer.report.heat import cell_text, color, ink
 from icl_optimizer.report.loading import load_run
-from icl_optimizer.report.palette import Palette
-from icl_optimizer.report.reliability import shared_scores
+from icl_optimizer.report.palette import Entry, Palette
+from icl_optimizer.report.reliability import _scores, ranked, shared_scores
 from icl_optimizer.report.side_by_side import check_comparable
 from icl_optimizer.report.spec import Axis, Figure, Heat, Panel
 from icl_optimizer.report.summary import UNSEEN, key_table
 from icl_optimizer.report.sweep import sweep_verdict
 from icl_optimizer.report.sweep_loading import load_sweep
-from icl_optimizer.report.verdict import verdict
+from icl_optimizer.report.verdict import how_sure, verdict
 from icl_optimizer.studies.synthetic_runs import write_comparison, write_sweep
 
 
@@ -326,3 +326,19 @@ def test_a_sweep_without_results_is_named(tmp_path: Path) -> None:
     write_table(folder / "results.csv", ("point", *RESULTS), [])
     with pytest.raises(ConfigurationError, match="no optimality yet"):
         write_sweep_report(folder)
+
+
+def test_who_is_higher_on_the_whole_may_lose_more_often() -> None:
+    best, rival = Entry("bandit", ""), Entry("knn", "")
+    scores = {best: [np.array([0.8] * 20 + [9.0])], rival: [np.array([0.85] * 21)]}
+    told = how_sure(("bandit", best), ("knn", rival), scores)
+    assert "is higher on the whole, knn more often" in told
+    # ranked by the centre that is shown, which one far run does not move
+    assert ranked(scores) == [rival, best]
+
+
+def test_a_seed_that_was_stopped_has_no_last_value() -> None:
+    rows = [(0, 10, 0.1), (0, 100, 0.9), (1, 10, 0.2), (1, 100, 0.8), (2, 10, -0.9)]
+    frame = pd.DataFrame(rows, columns=["seed", "step", "value"]).assign(policy="bandit", llm="")
+    (values,) = _scores(frame)[Entry("bandit", "")]
+    assert values.tolist() == [0.9, 0.8]

@@ -141,3 +141,14 @@ def test_a_profile_falls_from_one_to_nothing(strata: list[list[float]]) -> None:
 def test_constants_have_no_spread(value: float, n: int) -> None:
     found = aggregate([[value] * n, [value] * n])
     assert (found.mean, found.low, found.high) == pytest.approx((value, value, value))
+
+
+def test_single_runs_say_how_strata_differ() -> None:
+    # nothing is known of how runs scatter within a stratum
+    one, other = [[1.0], [1.0], [0.0]], [[0.0], [0.0], [1.0]]
+    odds = improvement(one, other)
+    assert odds.mean == pytest.approx(2 / 3)
+    assert (odds.low, odds.high, odds.n) == (0.0, 1.0, 3)
+    level = aggregate(one)
+    assert level.mean == pytest.approx(2 / 3)
+    assert level.low < 0.5 < 0.9 < level.high

@@ -121,6 +121,8 @@ def test_points_are_named_by_what_varies() -> None:
         ({"systems": [{"environment": "offloading", "grid": {"users": 3}}]}, "grid.users is 3"),
         ({"systems": [{"environment": "offloading", "grid": {"users": []}}]}, "grid.users is []"),
         ({"systems": ["offloading"], "seeds": 0}, "seeds is 0"),
+        ({"systems": [{"environment": "offloading", "name": "\u8d1f\u8f7d"}]}, "name of a system"),
+        ({"systems": [{"environment": "offloading", "name": "figures"}]}, "none of figures"),
         ({"systems": ["offloading"], "policy": ["random"]}, "policy is ['random']"),
         ({"systems": ["offloading"], "policies": ["rnadom"]}, "Did you mean 'random'?"),
         ({"systems": ["offloading", "offloading"]}, "'offloading' comes twice"),

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from icl_optimizer.comparison.unit import Unit, UnitResult
 from icl_optimizer.comparison.work import Bench, Work, limited_threads, run_work
-from icl_optimizer.errors import ConfigurationError, WorkerError
+from icl_optimizer.errors import ConfigurationError, ModelError, ReplayError, WorkerError
 from icl_optimizer.llm.base import LanguageModel
 
 ATTEMPTS = 3
@@ -82,6 +82,12 @@ class InProcess:
                 self._bench.check(work)
                 unit = self._bench.unit(work)
                 result = unit.run(self._advance)
+        except (ModelError, ReplayError) as error:
+            # as in processes of their own: the other units go on
+            if unit is None:
+                raise
+            yield Finished(index, unit.result, error)
+            return
         except BaseException as error:
             # whatever stopped it, an interrupt included: what it had measured is kept
             if unit is not None:
@@ -240,7 +246,11 @@ class RayCluster:
                 index, work = running.pop(done)
                 try:
                     result, error = ray.get(done)
-                except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError) as failure:
+                except (
+                    ray.exceptions.WorkerCrashedError,
+                    ray.exceptions.NodeDiedError,
+                    ray.exceptions.OutOfMemoryError,
+                ) as failure:
                     raise lost(work) from failure
                 except ray.exceptions.RayTaskError as failure:
                     raise failure.cause from failure

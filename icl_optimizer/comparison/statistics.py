@@ -66,13 +66,17 @@ def estimate(values: ArrayLike, *, seed: int = 0) -> Estimate:
 
 
 def aggregate(strata: Strata) -> Estimate:
-    """Return the centre of all runs of all strata; the bootstrap resamples within each stratum."""
+    """Return the centre of all runs of all strata; the bootstrap resamples within each stratum.
+
+    Where a stratum has a single run, nothing is known of how runs scatter in it; then the runs of
+    all strata are resampled together, and the interval says how much strata differ.
+    """
     runs = _present(strata)
     if not runs:
         return NONE
-    if len(runs) == 1:
-        return estimate(runs[0])
     together = np.concatenate(runs)
+    if len(runs) == 1 or min(values.size for values in runs) < 2:
+        return estimate(together)
     return _estimate(float(_centre(together)), _centre(_resampled(runs, 0)), together.size)
 
 
@@ -92,7 +96,9 @@ def difference(a: Strata, b: Strata) -> Estimate:
 def improvement(a: Strata, b: Strata) -> Estimate:
     """Return the probability that a run of ``a`` scores above one of ``b``; a tie counts half.
 
-    The mean over strata of the Mann-Whitney statistic (Agarwal et al. 2021, section 4.3).
+    The mean over strata of the Mann-Whitney statistic (Agarwal et al. 2021, section 4.3). The
+    bootstrap resamples runs within each stratum; where one has a single run, it resamples strata,
+    whose number is then ``n``.
 
     Args:
         a: Scores of the one.
@@ -113,6 +119,9 @@ def improvement(a: Strata, b: Strata) -> Estimate:
         mine, theirs = _shares(x.size, 2 * stratum), _shares(y.size, 2 * stratum + 1)
         ends = np.concatenate([np.zeros((RESAMPLES, 1)), mine.cumsum(axis=1)], axis=1)
         resampled.append(1 - np.einsum("rj,rj->r", ends[:, below] + ends[:, upto], theirs) / 2)
+    if min(values.size for pair in pairs for values in pair) < 2:
+        shares = _shares(len(means), 0)
+        return _estimate(float(np.mean(means)), shares @ np.array(means), len(means))
     n = min(sum(p[side].size for p in pairs) for side in (0, 1))
     return _estimate(float(np.mean(means)), np.mean(resampled, axis=0), n)
 

@@ -27,6 +27,10 @@ Measured = dict[str, Any]
 """A unit as its file has it, see :meth:`.UnitResult.to_json`."""
 
 
+PARTIAL = ".partial"
+"""Suffix of a file that is being written."""
+
+
 class RunStore:
     """Keeps finished units on disk, so that a killed run resumes.
 
@@ -65,6 +69,7 @@ class RunStore:
         write_json(
             self._unit_path(policy, seed), json.loads(other._unit_path(policy, seed).read_text())
         )
+        self._partial_path(policy, seed).unlink(missing_ok=True)
 
     def receive(self, work: Work, result: UnitResult, whole: bool) -> None:
         """Write a unit as it ended."""
@@ -94,7 +99,7 @@ class RunStore:
                 clocks.add(times)
                 told.add(policy, unit)
                 self._pass_on(rows, further)
-            for _, unit in self._measured(self._partial_path):
+            for _, unit in self._measured(self._unfinished_path):
                 rows = _rows(unit, "rows")
                 results.write(rows)
                 told.stopped.append([*_who(unit), max(row["step"] for row in unit["rows"])])
@@ -102,7 +107,7 @@ class RunStore:
         # seconds come after what the decisions alone determine
         lines = [*summary.rows(), *clocks.rows()]
         frame = pd.DataFrame(lines, columns=list(SUMMARY_COLUMNS))
-        frame.to_csv(self.folder / "summary.csv", index=False)
+        write_text(self.folder / "summary.csv", frame.to_csv(index=False))
         write_json(self.folder / "explain.json", told.to_json())
         return lines
 
@@ -121,13 +126,21 @@ class RunStore:
     def _partial_path(self, policy: str, seed: int) -> Path:
         return self.folder / "units" / f"{policy}-{seed}.stopped.json"
 
+    def _unfinished_path(self, policy: str, seed: int) -> Path:
+        """Return where a stopped unit is; nowhere, once it has been finished."""
+        path = self._partial_path(policy, seed)
+        if self.has(policy, seed):
+            # a kill between the two writes left both
+            path.unlink(missing_ok=True)
+        return path
+
     def _unit_path(self, policy: str, seed: int) -> Path:
         return self.folder / "units" / f"{policy}-{seed}.json"
 
     def _check(self, resume: bool) -> None:
         if self.folder.exists() and not self.folder.is_dir():
             raise ConfigurationError(f"'{self.folder}' is a file; allowed: a folder.")
-        if not self.folder.exists() or not any(self.folder.iterdir()):
+        if not self.folder.exists() or not any(_left(self.folder)):
             return
         path = self.folder / "config.json"
         if not path.exists():
@@ -194,9 +207,19 @@ class _Told:
 
 def write_json(path: Path, data: Any) -> None:
     """Write ``data``; a kill in mid-write leaves no half file."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(data, indent=1))
+    write_text(path, json.dumps(data, indent=1))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text``; a kill in mid-write leaves no half file."""
+    partial = path.with_suffix(PARTIAL)
+    partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
+
+
+def _left(folder: Path) -> Iterator[Path]:
+    """Yield what is in a folder, without what a kill in mid-write has left."""
+    return (path for path in folder.iterdir() if path.suffix != PARTIAL)
 
 
 def _rows(unit: Measured, kind: str) -> list[tuple[Any, ...]]:

@@ -21,7 +21,7 @@ from icl_optimizer.comparison.runner import (
     refuse_several,
     validate,
 )
-from icl_optimizer.comparison.store import RunStore, write_json
+from icl_optimizer.comparison.store import RunStore, write_json, write_text
 from icl_optimizer.comparison.summary import SUMMARY_COLUMNS
 from icl_optimizer.comparison.sweep_file import Point, Sweep, points_of, read_sweep
 from icl_optimizer.comparison.tables import COLUMNS, POINT
@@ -97,7 +97,7 @@ def write_tables(folder: Path, stores: Sequence[RunStore]) -> None:
         for store in stores:
             lines += [(store.folder.name, *line) for line in store.write_tables(results)]
     summary = pd.DataFrame(lines, columns=[POINT, *SUMMARY_COLUMNS])
-    summary.to_csv(folder / "summary.csv", index=False)
+    write_text(folder / "summary.csv", summary.to_csv(index=False))
 
 
 class _Pool:
@@ -164,7 +164,7 @@ def _prepare(folder: Path, plan: Sweep, points: Sequence[Point], resume: bool) -
             "title": plan.name or "sweep",
             "sweep": told,
             "points": [_described(point.name, point.config) for point in points],
-            "command": shlex.join(["icl-optimizer", "sweep", "sweep.yaml"]),
+            "command": shlex.join(["icl-optimizer", "sweep", "sweep.yaml", "--out", folder.name]),
             "versions": versions(),
         },
     )

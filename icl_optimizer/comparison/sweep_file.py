@@ -17,6 +17,8 @@ from icl_optimizer.errors import ConfigurationError, invalid_fields
 from icl_optimizer.policies import get_policy_spec
 from icl_optimizer.settings_file import read_settings
 
+RESERVED = ("figures", "units")
+"""Names of folders that are no points."""
 LONGEST_NAME = 80
 _OF_THE_SWEEP = {"environment", "name", "grid", "points", "llms", "systems"}
 
@@ -133,7 +135,7 @@ def _points(sweep: Sweep, system: System) -> Iterator[Point]:
         for config in configs:
             where = [scenario_name(varied)] if varied else []
             asked = [config.llm] if len(configs) > 1 else []
-            yield Point(name=_folder_name([prefix, *where, *asked]), config=config)
+            yield Point(name=_checked_name([prefix, *where, *asked]), config=config)
 
 
 def _varied(system: System) -> Iterator[dict[str, Any]]:
@@ -143,6 +145,16 @@ def _varied(system: System) -> Iterator[dict[str, Any]]:
     for point in system.points or ({},):
         for combination in itertools.product(*system.grid.values()):
             yield {**point, **dict(zip(system.grid, combination, strict=True))}
+
+
+def _checked_name(parts: list[str]) -> str:
+    name = _folder_name(parts)
+    if not name or name in RESERVED:
+        raise ConfigurationError(
+            f"name of a system is '{parts[0]}', whose folder would be '{name}'; allowed: a name "
+            f"with ASCII letters or digits, and none of {', '.join(RESERVED)}."
+        )
+    return name
 
 
 def _folder_name(parts: list[str]) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Self
 
 import numpy as np
 
-from icl_optimizer.decision import Decision, Situations
+from icl_optimizer.decision import Decision, Outcome, Situations
 from icl_optimizer.environments.base import BatchedEnv
 from icl_optimizer.errors import ConfigurationError
 from icl_optimizer.off_policy.targets import chances_of_decision
@@ -44,6 +46,19 @@ class EpsilonGreedy(Policy):
     def decide(self, situations: Situations, *, explore: bool = False) -> list[Decision]:
         """Decide for observations or contexts; ``explore`` makes no difference."""
         return [self._tried(decision) for decision in self.policy.decide(situations)]
+
+    def update(self, outcomes: Sequence[Outcome]) -> None:
+        """Let the policy inside learn."""
+        self.policy.update(outcomes)
+
+    def save(self, path: str | Path) -> None:
+        """Save the policy inside."""
+        self.policy.save(path)
+
+    def load(self, path: str | Path) -> Self:
+        """Load the policy inside."""
+        self.policy.load(path)
+        return self
 
     def _tried(self, decision: Decision) -> Decision:
         count = self.problem.count

@@ -94,7 +94,8 @@ def read_records(path: str | Path, problem: Problem) -> list[DecisionRecord]:
     if not Path(path).is_file():
         raise ConfigurationError(f"the log is '{path}'; allowed: a file that exists.")
     found = []
-    with Path(path).open(encoding="utf-8") as file:
+    # what is no text shows as a line that is no JSON
+    with Path(path).open(encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from icl_optimizer.comparison.statistics import Estimate, Strata, improvement, profile
+from icl_optimizer.comparison.statistics import Estimate, Strata, aggregate, improvement, profile
 from icl_optimizer.report.curves import LOWEST_OPTIMALITY
 from icl_optimizer.report.formatting import share
 from icl_optimizer.report.loading import Run
@@ -42,8 +42,15 @@ def final_scores(run: Run) -> dict[Entry, list[NDArray[np.float64]]]:
 
 
 def _scores(rows: pd.DataFrame) -> dict[Entry, list[NDArray[np.float64]]]:
-    """Return the last value of each seed; the training scenario is the one stratum."""
-    return {entry: [last_step(mine)["value"].to_numpy()] for entry, mine in per_entry(rows)}
+    """Return the last value of each seed; the training scenario is the one stratum.
+
+    A seed that was stopped before the others' last step has no such value.
+    """
+    found = {}
+    for entry, mine in per_entry(rows):
+        last = last_step(mine)
+        found[entry] = [last.loc[last["step"] == last["step"].max(), "value"].to_numpy()]
+    return found
 
 
 def reliability_figures(run: Run, palette: Palette) -> list[Figure | None]:
@@ -154,12 +161,12 @@ def _beats(a: Strata, b: Strata) -> Estimate | None:
 
 
 def ranked(scores: Scores) -> list[Entry]:
-    """Return the entries, best mean first, oracle and random choice last."""
+    """Return the entries, best centre first, oracle and random choice last."""
 
     def rank(entry: Entry) -> tuple[int, float]:
         policy = entry.policy
         group = REFERENCES.index(policy) + 1 if policy in REFERENCES else 0
-        return group, -float(np.nanmean(np.concatenate(scores[entry])))
+        return group, -aggregate(scores[entry]).mean
 
     return sorted(scores, key=rank)
 

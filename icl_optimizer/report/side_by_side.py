@@ -63,7 +63,7 @@ def write_side_by_side(folders: Sequence[str | Path], out: str | Path | None = N
     """
     runs = [load_run(folder) for folder in folders]
     metric = check_comparable(runs)
-    n = min(run.config.interactions for run in runs)
+    n = common_step(runs, metric)
     sides = [_side(name, run, n) for name, run in zip(_names(runs), runs, strict=True)]
     path = Path(out) if out is not None else runs[0].folder.parent / PAGE
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,6 +81,23 @@ def write_side_by_side(folders: Sequence[str | Path], out: str | Path | None = N
         costs=_costs(sides),
         settings=_differing(sides),
     )
+
+
+def common_step(runs: Sequence[Run], metric: str) -> int:
+    """Return the last number of interactions, within all budgets, at which all runs evaluated.
+
+    Raises:
+        ConfigurationError: There is none.
+    """
+    most = min(run.config.interactions for run in runs)
+    steps = set.intersection(*(set(run.rows(metric)["step"].astype(int)) for run in runs))
+    within = [step for step in steps if step <= most]
+    if not within:
+        raise ConfigurationError(
+            f"the runs have no evaluation after the same number of interactions up to {most}; "
+            "allowed: runs with a common checkpoint."
+        )
+    return max(within)
 
 
 def check_comparable(runs: Sequence[Run]) -> str:

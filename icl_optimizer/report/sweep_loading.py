@@ -134,6 +134,9 @@ def _scores(
     rows = rows[rows["step"] <= budget]
     keys = ["point", "policy", "llm", "seed"]
     last = rows.groupby(keys, sort=False, observed=True)["step"].transform("max") == rows["step"]
+    # a seed that was stopped before the others' last step has no value there
+    whole = rows.groupby(keys[:-1], sort=False, observed=True)["step"].transform("max")
+    last &= whole == rows["step"]
     found: dict[Entry, dict[str, NDArray[np.float64]]] = {}
     groups = rows[last].groupby(["policy", "llm", "point"], sort=False, observed=True)
     for (policy, llm, point), mine in groups:

@@ -74,6 +74,11 @@ def how_sure(
         return f"Still, {told}: {name} is the safer choice."
     if odds.low > 0.5:
         return f"Trust {name} over {other}: {told}."
+    if odds.high < 0.5:
+        return (
+            f"But {told}: {name} is higher on the whole, {other} more often. Which to trust "
+            "depends on which of these counts."
+        )
     return f"Do not trust their order yet: {told}; more seeds would tell."
 
 
