@@ -254,6 +254,11 @@ class RayCluster:
                     raise lost(work) from failure
                 except ray.exceptions.RayTaskError as failure:
                     raise failure.cause from failure
+                except ray.exceptions.RayError as failure:
+                    raise WorkerError(
+                        f"the Ray cluster was lost ({type(failure).__name__}); what was finished "
+                        "is kept, and --resume goes on with it."
+                    ) from failure
                 yield Finished(index, result, error)
 
 
