@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from test_report import FIGURES
+from tiny_browser import eventually, phone_in_the_dark
 from tiny_run import HOSTILE, write_run
 
 from icl_optimizer.report import write_report, write_side_by_side, write_sweep_report
@@ -18,41 +15,6 @@ from icl_optimizer.studies.synthetic_runs import write_sweep
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
-
-PHONE = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
-DARK = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
-
-
-@contextmanager
-def phone_in_the_dark(folder: Path) -> Iterator[Chrome]:
-    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if program is None or driver is None:
-        pytest.skip("no Chromium with its driver")
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = program
-    for argument in (
-        *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"),
-        f"--user-data-dir={folder / 'profile'}",
-    ):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    chrome = webdriver.Chrome(options, Service(driver))
-    chrome.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", PHONE)
-    chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", DARK)
-    try:
-        yield chrome
-    finally:
-        chrome.quit()
-
-
-def eventually(holds: Callable[[], object]) -> None:
-    end = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def opened(chrome: Chrome, page: Path) -> None:

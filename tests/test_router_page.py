@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tiny_browser import chromium, eventually
 from tiny_router import ScriptedRouter, endpoint
 
 from icl_optimizer.router.keys import Keys
@@ -60,37 +57,6 @@ def _decision(number: int) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def browser(folder: Path, width: int = 1100) -> Iterator[Chrome]:
-    """Run a headless Chromium that keeps its console's messages."""
-    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if program is None or driver is None:
-        pytest.skip("no Chromium with its driver")
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = program
-    for argument in (
-        *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"),
-        *(f"--window-size={width},1400", f"--user-data-dir={folder / 'profile'}"),
-    ):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    chrome = webdriver.Chrome(options, Service(driver))
-    try:
-        yield chrome
-    finally:
-        chrome.quit()
-
-
-def eventually(holds: Callable[[], object]) -> None:
-    end = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
 def text(chrome: Chrome, selector: str) -> str:
     found = chrome.execute_script(
         "return [...document.querySelectorAll(arguments[0])].map((e) => e.innerText).join('|')",
@@ -109,7 +75,7 @@ def overflow(chrome: Chrome) -> int:
 
 @pytest.mark.browser
 def test_the_page_follows_what_happens(tmp_path: Path) -> None:
-    with browser(tmp_path) as chrome:
+    with chromium(tmp_path) as chrome:
         with endpoint(PicturedRouter()) as here:
             chrome.get(here.url)
             eventually(lambda: text(chrome, "#servers h3") == "|".join(NAMES))
@@ -132,7 +98,7 @@ def test_the_page_follows_what_happens(tmp_path: Path) -> None:
 def test_the_page_asks_for_a_key_and_fits_a_telephone(tmp_path: Path) -> None:
     with (
         endpoint(PicturedRouter(), Keys.of([KEY])) as here,
-        browser(tmp_path) as chrome,
+        chromium(tmp_path) as chrome,
     ):
         size = {"width": 390, "height": 1600, "deviceScaleFactor": 1, "mobile": True}
         chrome.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)

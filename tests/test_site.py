@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -17,11 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tiny_browser import phone_in_the_dark
 
 pytest.importorskip("mkdocs", reason="needs the extra docs")
 
 if TYPE_CHECKING:
-    from selenium.webdriver import Chrome
+    pass
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -128,34 +128,6 @@ def served(folder: Path) -> Iterator[str]:
         thread.join()
 
 
-@contextmanager
-def browser(folder: Path) -> Iterator[Chrome]:
-    """Run a headless Chromium as a phone in the dark, which keeps what it asks for and says."""
-    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if program is None or driver is None:
-        pytest.skip("no Chromium with its driver")
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = program
-    for argument in (
-        *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"),
-        *("--window-size=800,1200", f"--user-data-dir={folder / 'profile'}"),
-    ):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    chrome = webdriver.Chrome(options, Service(driver))
-    try:
-        screen = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
-        chrome.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
-        dark = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
-        chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", dark)
-        yield chrome
-    finally:
-        chrome.quit()
-
-
 OVERFLOW = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
 ASKED = "return performance.getEntriesByType('resource').map((entry) => entry.name)"
 DRAWN = "return [...document.images].every((i) => i.complete && i.naturalWidth > 0)"
@@ -165,7 +137,7 @@ LIGHT = "return getComputedStyle(document.body).backgroundColor.match(/[0-9]+/g)
 @pytest.mark.browser
 def test_pages_on_a_phone_in_the_dark(site: Path, tmp_path: Path) -> None:
     pages = ("index.html", "overview.html", "systems/offloading.html", "reference/agent.html")
-    with served(site) as host, browser(tmp_path) as chrome:
+    with served(site) as host, phone_in_the_dark(tmp_path) as chrome:
         for page in pages:
             chrome.get(f"{host}/{page}")
             assert chrome.execute_script(DRAWN), page
