@@ -6,21 +6,19 @@ import asyncio
 import json
 import os
 import secrets
-import select
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from aiohttp import web
 
-from icl_optimizer.closing import Closing
 from icl_optimizer.errors import ConfigurationError
 from icl_optimizer.llm.engine import Engine, EngineSettings
+from icl_optimizer.piped_process import PipedProcess
 
 from .pacing import Pace
 from .pacing_proxy import PacingProxy
@@ -36,10 +34,8 @@ _LOOK_S = 1.0
 _STOP_S = 10.0
 
 
-class ServerProcess(Closing):
+class ServerProcess(PipedProcess):
     """Starts one server on this machine and stops it.
-
-    The process watches a pipe that its parent holds: it ends when the parent closes it or dies.
 
     Args:
         server: Its name, slots and pace.
@@ -58,20 +54,12 @@ class ServerProcess(Closing):
             "overhead_s": server.overhead_s,
             "slots": server.slots,
             "port": port,
-            "parent": os.getpid(),
         }
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", f"from {__name__} import main; main()", json.dumps(settings)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            # Ctrl-C reaches every process of the terminal's group; the parent ends this one
+        # Ctrl-C reaches every process of the terminal's group; the parent ends this one
+        super().__init__(
+            *(__name__, settings, f"the server '{server.name}'", ConnectionError, _STOP_S),
             process_group=0,
         )
-
-    @property
-    def pid(self) -> int:
-        """Number of the process."""
-        return self._process.pid
 
     @property
     def alive(self) -> bool:
@@ -93,41 +81,8 @@ class ServerProcess(Closing):
             ConfigurationError: It cannot serve: the port is taken, or the weights do not load.
             ConnectionError: It ended, or was not ready in time.
         """
-        owner = f"the server '{self.server.name}'"
-        if not select.select([self._stdout], [], [], max(0.0, deadline - time.monotonic()))[0]:
-            raise ConnectionError(f"{owner} was not ready in time.")
-        line = self._stdout.readline()
-        if not line:
-            raise ConnectionError(f"{owner} ended before it listened.")
-        told = json.loads(line)
-        if "error" in told:
-            raise ConfigurationError(f"{owner}: {told['error']}")
+        told = self.told(deadline - time.monotonic(), "was not ready in time")
         self.port = int(told["port"])
-
-    def stop(self) -> None:
-        """Tell it to end; :meth:`close` waits for it."""
-        with suppress(BrokenPipeError):
-            self._stdin.close()
-
-    def close(self) -> None:
-        """Stop the process and wait for its end."""
-        self.stop()
-        try:
-            self._process.wait(_STOP_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._stdout.close()
-
-    @property
-    def _stdin(self) -> IO[bytes]:
-        assert self._process.stdin is not None
-        return self._process.stdin
-
-    @property
-    def _stdout(self) -> IO[bytes]:
-        assert self._process.stdout is not None
-        return self._process.stdout
 
 
 def main() -> None:

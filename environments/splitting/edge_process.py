@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import os
 import select
-import subprocess
 import sys
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from icl_optimizer.closing import Closing
-from icl_optimizer.errors import ConfigurationError
+from icl_optimizer.piped_process import PipedProcess
 
 from .wire import Address, EdgeError
 
@@ -22,10 +20,8 @@ _LOOK_S = 1.0
 _STOP_S = 30.0
 
 
-class EdgeProcess(Closing):
+class EdgeProcess(PipedProcess):
     """Starts an edge on this machine and stops it.
-
-    The process watches a pipe that its parent holds: it ends when the parent closes it or dies.
 
     Args:
         model: As for :func:`~icl_optimizer.environments.splitting.model.load_split_model`.
@@ -40,58 +36,17 @@ class EdgeProcess(Closing):
 
     def __init__(self, model: str | Path | None = None, *, timeout_s: float = 300.0) -> None:
         """Start it and wait until it listens."""
-        settings = json.dumps(
-            {"model": None if model is None else str(model), "parent": os.getpid()}
-        )
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", f"from {__name__} import main; main()", settings],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            # threads that spin while they wait take the cores from the device's
-            env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ},
-        )
+        settings = {"model": None if model is None else str(model)}
+        # threads that spin while they wait take the cores from the device's
+        env = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
+        super().__init__(__name__, settings, "the edge's process", EdgeError, _STOP_S, env=env)
         try:
-            self.address = self._await_address(timeout_s)
+            told = self.told(timeout_s, f"did not listen within {timeout_s:g} s")
         except BaseException:
             self._process.kill()
             self.close()
             raise
-
-    @property
-    def pid(self) -> int:
-        """Number of the process."""
-        return self._process.pid
-
-    def close(self) -> None:
-        """Stop the process and wait for its end."""
-        self._stdin.close()
-        try:
-            self._process.wait(_STOP_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._stdout.close()
-
-    @property
-    def _stdin(self) -> IO[bytes]:
-        assert self._process.stdin is not None
-        return self._process.stdin
-
-    @property
-    def _stdout(self) -> IO[bytes]:
-        assert self._process.stdout is not None
-        return self._process.stdout
-
-    def _await_address(self, timeout_s: float) -> Address:
-        if not select.select([self._stdout], [], [], timeout_s)[0]:
-            raise EdgeError(f"the edge's process did not listen within {timeout_s:g} s.")
-        line = self._stdout.readline()
-        if not line:
-            raise EdgeError("the edge's process ended before it listened.")
-        told = json.loads(line)
-        if "error" in told:
-            raise ConfigurationError(f"the edge's process: {told['error']}")
-        return str(told["host"]), int(told["port"])
+        self.address: Address = str(told["host"]), int(told["port"])
 
 
 def main() -> None:
