@@ -52,6 +52,20 @@ class Engine(Protocol):
         ...
 
 
+def longest_first(works: Sequence[Work]) -> list[tuple[int, Work]]:
+    """Return the units with their places so that several workers end at about the same time.
+
+    Those that ask a language model take longest; they stay together, so that it stays loaded. Of
+    the others those go first that learn from most interactions.
+    """
+
+    def place(item: tuple[int, Work]) -> tuple[bool, int]:
+        work = item[1]
+        return (False, 0) if work.needs_llm else (True, -work.budget)
+
+    return sorted(enumerate(works), key=place)
+
+
 class InProcess:
     """One unit after the other, here. The first that is stopped ends all, once it was yielded.
 
@@ -117,7 +131,7 @@ class Processes:
         Raises:
             WorkerError: A unit's process was lost :data:`ATTEMPTS` times.
         """
-        waiting = iter(enumerate(works))
+        waiting = iter(longest_first(works))
         running: dict[Future[Outcome], tuple[int, Work, _Worker]] = {}
         workers = [_Worker(work.config.threads) for work in works[: self._jobs]]
         try:
@@ -231,35 +245,45 @@ class RayCluster:
             _check_cores(ray, threads)
             call = ray.remote(max_retries=ATTEMPTS - 1)(_there)
             running: dict[Any, tuple[int, Work]] = {}
-            waiting = iter(enumerate(works))
+            waiting = iter(longest_first(works))
             # what waits at the cluster is there at once when a core is free
             room = self._jobs or 2 * int(ray.cluster_resources().get("CPU", 1))
-            while True:
+
+            def fill() -> None:
                 for index, work in _first(waiting, room - len(running)):
                     # each unit has as many cores as it has threads
                     sized = call.options(num_cpus=work.config.threads, name=str(work))
                     reference = sized.remote(self._runner, work, os.getcwd())
                     running[reference] = index, work
-                if not running:
-                    return
+
+            fill()
+            while running:
                 (done,), _ = ray.wait(list(running), num_returns=1)
                 index, work = running.pop(done)
-                try:
-                    result, error = ray.get(done)
-                except (
-                    ray.exceptions.WorkerCrashedError,
-                    ray.exceptions.NodeDiedError,
-                    ray.exceptions.OutOfMemoryError,
-                ) as failure:
-                    raise lost(work) from failure
-                except ray.exceptions.RayTaskError as failure:
-                    raise failure.cause from failure
-                except ray.exceptions.RayError as failure:
-                    raise WorkerError(
-                        f"the Ray cluster was lost ({type(failure).__name__}); what was finished "
-                        "is kept, and --resume goes on with it."
-                    ) from failure
+                result, error = _fetched(ray, done, work)
+                # before what ended is written: nobody waits for the disk
+                fill()
                 yield Finished(index, result, error)
+
+
+def _fetched(ray: Any, done: Any, work: Work) -> Outcome:
+    """Return what a unit on the cluster has ended with; raise where the cluster lost it."""
+    try:
+        outcome: Outcome = ray.get(done)
+    except (
+        ray.exceptions.WorkerCrashedError,
+        ray.exceptions.NodeDiedError,
+        ray.exceptions.OutOfMemoryError,
+    ) as failure:
+        raise lost(work) from failure
+    except ray.exceptions.RayTaskError as failure:
+        raise failure.cause from failure
+    except ray.exceptions.RayError as failure:
+        raise WorkerError(
+            f"the Ray cluster was lost ({type(failure).__name__}); what was finished "
+            "is kept, and --resume goes on with it."
+        ) from failure
+    return outcome
 
 
 def _check_cores(ray: Any, threads: int) -> None:

@@ -22,7 +22,7 @@ SWEEP = {
     "interactions": 500,
     "drl_interactions": 4000,
     "eval_tasks": 400,
-    "seeds": 4,
+    "seeds": 12,
     "sweeps": False,
     "train": True,
 }
