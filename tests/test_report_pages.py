@@ -48,6 +48,7 @@ def write_servers(folder: Path, **settings: object) -> Path:
             for scenario, late in (("default", 0.1), ("arrival_rate=4", 0.5)):
                 own = (env, scenario, policy, "", seed, "eval", 20)
                 rows += [(*own, "slo_violation_rate", late), (*own, "reward", -late)]
+                rows += [(*own, "response_time_s", 400 * late**3)]
                 rows += [(*own, "share_big", 0.75), (*own, "share_small", 0.25)]
             for step in range(1, 21):
                 own = (env, "default", policy, "", seed, "train", step)
@@ -132,7 +133,13 @@ def test_servers_and_objectives_are_maps(tmp_path: Path) -> None:
     for row in late.values:
         assert [v.mean for v in row if v] == pytest.approx([0.1, 0.5])
     assert "less is better" in figures["objectives"].caption
-    write_report(tmp_path / "run")
+    here, loaded = (p.x for p in figures["responses"].panels)
+    assert here.limits is not None
+    assert loaded.limits is not None
+    assert here.limits[0] == 0.1
+    assert loaded.limits[0] == 10
+    page = write_report(tmp_path / "run").read_text(encoding="utf-8")
+    assert '"ticktext": ["0.1", "0.2"]' in page
 
 
 @pytest.mark.parametrize(

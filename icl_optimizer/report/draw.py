@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from icl_optimizer.errors import MissingDependencyError
 from icl_optimizer.report.heat import draw_heat
-from icl_optimizer.report.spec import Bar, Figure, Panel, Series, ticks
+from icl_optimizer.report.spec import Bar, Figure, Panel, Series, tick_text, ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -153,7 +153,7 @@ def _scale_x(axes: Axes, panel: Panel) -> None:
     low, high = panel.x.limits or panel.x_range()
     places = ticks(low, high)
     axes.set_xscale("log")
-    axes.set_xticks(places, [f"{p:,.0f}" for p in places])
+    axes.set_xticks(places, [tick_text(p) for p in places])
     axes.set_xticks([], minor=True)
 
 

@@ -10,7 +10,7 @@ from icl_optimizer.errors import MissingDependencyError
 from icl_optimizer.report.draw import INSTALL
 from icl_optimizer.report.formatting import number
 from icl_optimizer.report.heat import ROW_HEIGHT, heat_axes, heat_labels, heat_traces
-from icl_optimizer.report.spec import Axis, Bar, Figure, Kind, Panel, Rule, Series, ticks
+from icl_optimizer.report.spec import Axis, Bar, Figure, Kind, Panel, Rule, Series, tick_text, ticks
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 INK, GRID = "#1b1f24", "#e6e8eb"
@@ -143,7 +143,7 @@ def _axis(axis: Axis, panel: Panel) -> Json:
         shown["range"] = [math.log10(v) if axis.log else v for v in axis.limits]
     if axis.log:
         places = ticks(*(axis.limits or panel.x_range()))
-        text = [f"{p:,.0f}" for p in places]
+        text = [tick_text(p) for p in places]
         shown |= {"type": "log", "tickvals": places, "ticktext": text}
     return shown
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from icl_optimizer.comparison.statistics import Estimate, estimate
 from icl_optimizer.report.formatting import number
 from icl_optimizer.report.loading import Run, parse_scenario
 from icl_optimizer.report.measures import last_step, per_entry
 from icl_optimizer.report.palette import Entry, Palette
-from icl_optimizer.report.spec import Axis, Bar, Figure, Panel, Series
+from icl_optimizer.report.spec import Axis, Bar, Figure, Panel, Series, decades
 
 RATE = Axis("arrival rate", "tasks per second")
+FASTEST_S = 1e-3
+"""Least response time that a logarithmic axis shows."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,10 @@ def _by_policy(run: Run, palette: Palette, measure: Measure) -> Figure | None:
             for e in palette.entries
             if e in found
         )
-        panels.append(Panel(str(title), measure.axis, bars=bars))
+        axis = measure.axis
+        if axis.log:
+            axis = replace(axis, limits=decades(bars, FASTEST_S))
+        panels.append(Panel(str(title), axis, bars=bars))
     caption = f"{measure.caption} Whiskers are 95 % bootstrap intervals over seeds."
     alt = f"Bar charts of {measure.axis.name}. " + "; ".join(
         f"{p.title}: {', '.join(f'{b.name} {b.note}' for b in p.bars)}" for p in panels

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from icl_optimizer.comparison.statistics import Estimate, estimate
@@ -19,7 +18,7 @@ from icl_optimizer.report.measures import (
     shipped,
 )
 from icl_optimizer.report.palette import BLUE, REFERENCES, SKY, Entry, Palette, Style
-from icl_optimizer.report.spec import Axis, Bar, Figure, Panel, Rule, Series
+from icl_optimizer.report.spec import Axis, Bar, Figure, Panel, Rule, Series, decades
 
 THRESHOLD = 0.95
 DELAY = Axis("mean delay of a task", "s")
@@ -178,9 +177,7 @@ def _interactions(run: Run, palette: Palette) -> Figure | None:
     if not entries:
         return None
     bars = [_reach_bar(run, palette, curves[entry]) for entry in entries]
-    low = max(1.0, min(b.value.low for b in bars))
-    limits = _room_for_notes(bars, low)
-    axis = Axis("interactions to 95 %", "decisions", True, limits)
+    axis = Axis("interactions to 95 %", "decisions", True, decades(bars, 1.0))
     caption = (
         "Interactions that each learner needs until its optimality stays at or above 0.95, mean "
         "over the seeds that got there; a hollow bar is a budget that was used up without. "
@@ -192,13 +189,6 @@ def _interactions(run: Run, palette: Palette) -> Figure | None:
     panel = Panel("", axis, bars=tuple(bars))
     title = "Interactions to 95 % of the oracle"
     return Figure("interactions-to-95", title, caption, f"{alt}.", (panel,))
-
-
-def _room_for_notes(bars: list[Bar], low: float) -> tuple[float, float]:
-    """Return limits of a logarithmic axis on which the note after each bar still fits."""
-    start = math.floor(math.log10(low) - 0.01)
-    widths = [(math.log10(max(b.value.high, 1.0)) - start, 0.02 * len(b.note)) for b in bars]
-    return 10.0**start, 10 ** (start + max(length / (0.97 - note) for length, note in widths))
 
 
 def _reach_bar(run: Run, palette: Palette, curve: Curve) -> Bar:

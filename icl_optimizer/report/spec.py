@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -83,6 +84,18 @@ class Bar:
     style: Style
     note: str
     hollow: bool = False
+
+
+def decades(bars: Sequence[Bar], least: float) -> tuple[float, float]:
+    """Return limits of a logarithmic axis for bars, on which the note after each still fits.
+
+    Args:
+        bars: At least one.
+        least: Positive value that the axis begins at or below; smaller bars have no length.
+    """
+    start = math.floor(math.log10(max(least, min(b.value.low for b in bars))) - 0.01)
+    widths = [(math.log10(max(b.value.high, least)) - start, 0.02 * len(b.note)) for b in bars]
+    return 10.0**start, 10 ** (start + max(length / (0.97 - note) for length, note in widths))
 
 
 @dataclass(frozen=True)
@@ -218,8 +231,13 @@ def _cells(value: Estimate) -> list[Cell]:
 
 def ticks(low: float, high: float) -> list[float]:
     """Return round positions for a logarithmic axis: 1, 2, 5 or 1, 3 or 1 per factor of ten."""
-    decades = math.log10(high / low)
-    steps = (1, 2, 5) if decades < 1.7 else (1, 3) if decades < 3.5 else (1,)
+    span = math.log10(high / low)
+    steps = (1, 2, 5) if span < 1.7 else (1, 3) if span < 3.5 else (1,)
     exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     points = [float(f"{m}e{e}") for e in exponents for m in steps]
     return [p for p in points if low <= p * 1.0001 and p <= high * 1.0001]
+
+
+def tick_text(place: float) -> str:
+    """Return the text at a position of a logarithmic axis."""
+    return f"{place:,.0f}" if place >= 1 else f"{place:g}"
