@@ -17,6 +17,7 @@ import pandas as pd
 import psutil
 import pytest
 import tiny_runners
+from loopback import Reply, serve
 from tiny_runners import failing, killing
 
 from icl_optimizer.comparison.config import ComparisonConfig
@@ -26,7 +27,8 @@ from icl_optimizer.comparison.runner import compare
 from icl_optimizer.comparison.store import RunStore
 from icl_optimizer.comparison.unit import Row, UnitResult
 from icl_optimizer.comparison.work import Work, limited_threads
-from icl_optimizer.errors import ConfigurationError, WorkerError
+from icl_optimizer.errors import ConfigurationError, ModelError, WorkerError
+from icl_optimizer.llm.guard import GuardOptions
 from icl_optimizer.studies.scale import table
 
 TABLES = ("results.csv", "results.parquet", "explain.json", "config.json")
@@ -275,3 +277,21 @@ def test_a_stopped_unit_counts_until_it_is_finished(tmp_path: Path) -> None:
 def test_what_a_kill_leaves_of_the_first_write_is_no_hindrance(tmp_path: Path) -> None:
     (tmp_path / "config.partial").write_text("{")
     RunStore(tmp_path, config(), resume=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_a_model_that_does_not_answer_is_met_before_any_unit(
+    tmp_path: Path, cluster: None, engine: Any
+) -> None:
+    down = Reply({"error": "down"}, 500)
+    with serve(lambda asked: down) as url, pytest.raises(ModelError, match="500"):
+        compare(
+            config(policies=("random", "icl"), llm=f"openai:tiny@{url}/v1"),
+            tmp_path / "run",
+            jobs=2,
+            engine=engine,
+            progress_bar=False,
+            access=GuardOptions(retry={"attempts": 1}),
+        )
+    assert not list((tmp_path / "run" / "units").glob("*"))

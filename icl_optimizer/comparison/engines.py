@@ -13,10 +13,17 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from icl_optimizer.comparison.unit import Unit, UnitResult
-from icl_optimizer.comparison.work import Bench, Work, limited_threads, run_work
+from icl_optimizer.comparison.work import (
+    Bench,
+    Work,
+    check_all,
+    limited_threads,
+    run_work,
+    to_check,
+)
 from icl_optimizer.errors import ConfigurationError, ModelError, ReplayError, WorkerError
 from icl_optimizer.llm.base import LanguageModel
 
@@ -27,6 +34,8 @@ WATCH_S = 0.5
 
 Outcome = tuple[UnitResult, Exception | None]
 Runner = Callable[[Work], Outcome]
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -135,6 +144,8 @@ class Processes:
         running: dict[Future[Outcome], tuple[int, Work, _Worker]] = {}
         workers = [_Worker(work.config.threads) for work in works[: self._jobs]]
         try:
+            if asking := to_check(works):
+                workers[0].check(asking)
             for worker, (index, work) in zip(workers, waiting, strict=False):
                 running[worker.start(self._runner, work)] = index, work, worker
             while running:
@@ -172,6 +183,13 @@ class _Worker:
             max_workers=1, env=env, initializer=end_with, initargs=(os.getpid(),)
         )
 
+    def check(self, works: list[Work]) -> None:
+        """Check what the units need before any of them runs."""
+        try:
+            self._pool.submit(check_all, works).result()
+        except BrokenProcessPool as error:
+            raise lost(works[0], times=1) from error
+
     def start(self, runner: Runner, work: Work) -> Future[Outcome]:
         self._lost = 0
         future: Future[Outcome] = self._pool.submit(runner, work)
@@ -201,10 +219,11 @@ def end_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def lost(work: Work) -> WorkerError:
+def lost(work: Work, times: int = ATTEMPTS) -> WorkerError:
     """Return the error for a unit whose worker never comes back."""
+    count = "once" if times == 1 else f"{times} times"
     return WorkerError(
-        f"{work}: its worker process was lost {ATTEMPTS} times, as happens where memory runs out; "
+        f"{work}: its worker process was lost {count}, as happens where memory runs out; "
         "finished units are kept, and fewer --jobs need less memory."
     )
 
@@ -244,6 +263,9 @@ class RayCluster:
         ) as ray:
             _check_cores(ray, threads)
             call = ray.remote(max_retries=ATTEMPTS - 1)(_there)
+            if asking := to_check(works):
+                first = call.options(num_cpus=threads, name="checks")
+                _fetched(ray, first.remote(check_all, asking, os.getcwd()), asking[0])
             running: dict[Any, tuple[int, Work]] = {}
             waiting = iter(longest_first(works))
             # what waits at the cluster is there at once when a core is free
@@ -260,16 +282,16 @@ class RayCluster:
             while running:
                 (done,), _ = ray.wait(list(running), num_returns=1)
                 index, work = running.pop(done)
-                result, error = _fetched(ray, done, work)
+                outcome: Outcome = _fetched(ray, done, work)
                 # before what ended is written: nobody waits for the disk
                 fill()
-                yield Finished(index, result, error)
+                yield Finished(index, *outcome)
 
 
-def _fetched(ray: Any, done: Any, work: Work) -> Outcome:
+def _fetched(ray: Any, done: Any, work: Work) -> Any:
     """Return what a unit on the cluster has ended with; raise where the cluster lost it."""
     try:
-        outcome: Outcome = ray.get(done)
+        return ray.get(done)
     except (
         ray.exceptions.WorkerCrashedError,
         ray.exceptions.NodeDiedError,
@@ -283,7 +305,6 @@ def _fetched(ray: Any, done: Any, work: Work) -> Outcome:
             f"the Ray cluster was lost ({type(failure).__name__}); what was finished "
             "is kept, and --resume goes on with it."
         ) from failure
-    return outcome
 
 
 def _check_cores(ray: Any, threads: int) -> None:
@@ -295,8 +316,8 @@ def _check_cores(ray: Any, threads: int) -> None:
         )
 
 
-def _there(runner: Runner, work: Work, folder: str) -> Outcome:
-    """Run a unit in a worker of a cluster, in the driver's folder where it is there, too."""
+def _there(runner: Callable[[T], R], work: T, folder: str) -> R:
+    """Run a unit, or check some, in a worker of a cluster; in the driver's folder, if it has it."""
     if os.path.isdir(folder):
         os.chdir(folder)
     return runner(work)

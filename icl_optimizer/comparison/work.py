@@ -137,6 +137,22 @@ def run_work(work: Work) -> tuple[UnitResult, Exception | None]:
             return UnitResult() if unit is None else unit.result, error
 
 
+def to_check(works: Sequence[Work]) -> list[Work]:
+    """Return one unit of each comparison and policy that asks a language model."""
+    first: dict[tuple[str, str], Work] = {}
+    for work in works:
+        if work.needs_llm:
+            first.setdefault((work.config.model_dump_json(), work.policy), work)
+    return list(first.values())
+
+
+def check_all(works: Sequence[Work]) -> None:
+    """Ask the models of ``works`` in a worker process what they can do, see :meth:`Bench.check`."""
+    for work in works:
+        with limited_threads(work.config.threads):
+            _bench.check(work)
+
+
 @contextmanager
 def limited_threads(count: int) -> Iterator[None]:
     """Let linear algebra use ``count`` threads, of libraries loaded by now and meanwhile."""

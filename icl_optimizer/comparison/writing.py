@@ -75,9 +75,11 @@ class TableWriter:
                 whole = True
         finally:
             self._file.close()
+            # first this one: an earlier Parquet file is gone by now, an earlier CSV file is not,
+            # and a kill in between must not leave tables that differ
+            _place(self._partial, self.path, keep=whole)
             if self._parquet is not None:
                 self._parquet.close(keep=whole)
-            _place(self._partial, self.path, keep=whole)
 
 
 class _ParquetFile:
