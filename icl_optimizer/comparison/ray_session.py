@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ _QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
 }
+CONNECT_S = 10.0
+"""How long a cluster's address has to answer."""
 _STORE_BYTES = 100 * 2**20
 """For results in transit, which are small."""
 
@@ -72,11 +75,28 @@ def _connect(ray: Any, address: str | None, cores: int | None, folder: str | Non
             **quiet,
         )
         return
+    _refuse_silence(address)
     try:
         ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ConfigurationError(
-            f"--ray-address is '{address}', and no cluster answers there ({error})."
+            f"--ray-address is '{address}', and no cluster answers there ({error}). One that asks "
+            "for a token is reached with RAY_AUTH_MODE=token in the environment."
+        ) from error
+
+
+def _refuse_silence(address: str) -> None:
+    """Raise where nothing listens at ``HOST:PORT``; Ray itself may wait there for ever."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        # Ray's own words, such as "auto"
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        raise ConfigurationError(
+            f"--ray-address is '{address}', and nothing listens there ({error}); "
+            "allowed: the address of a running cluster, as `ray start --head` prints it."
         ) from error
 
 
