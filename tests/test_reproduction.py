@@ -237,6 +237,18 @@ def test_a_failure_does_not_stop_the_others(
     assert ran == ["scheduling", "bench"]
 
 
+def test_the_time_of_an_attempt_that_failed_counts(
+    run_here: Callable[..., tuple[Told, list[str]]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = iter((0.0, 100.0, 200.0, 207.0))
+    monkeypatch.setattr(reproduction.time, "monotonic", lambda: next(clock))
+    run_here(lambda part, out: 3, "cold-start")
+    run_here(write_studies, "cold-start")
+    assert json.loads((tmp_path / "data" / "cold-start.json").read_text())["seconds"] == 107
+
+
 def test_collecting_takes_results_of_commands_run_by_hand(
     run_here: Callable[..., tuple[Told, list[str]]], tmp_path: Path
 ) -> None:

@@ -159,14 +159,18 @@ def _run_once(part: Part, out: Path, label: str, told: Told, say: Say, run: Runn
         say(f"{label}: kept from {kept['date']}")
         return
     say(f"{label}: running; output in {log_path(part, out)}")
+    record.parent.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     status = run(part, out)
     seconds = time.monotonic() - began
+    if "command" not in kept:
+        # what an attempt that failed had finished was not repeated
+        seconds += kept.get("seconds", 0)
     if status:
+        write_json(record, {"seconds": round(seconds)})
         told.failed[part.name] = f"exit status {status}, see {log_path(part, out)}"
         say(f"{label}: failed after {seconds / 60:.1f} min, {told.failed[part.name]}")
         return
-    record.parent.mkdir(parents=True, exist_ok=True)
     write_json(
         record,
         {
@@ -204,8 +208,8 @@ def _origin(part: Part, out: Path) -> dict[str, Any]:
     versions are those in the comparison's folder or, as the machine, the present ones.
     """
     record = _record_path(part, out)
-    if record.exists():
-        kept: dict[str, Any] = json.loads(record.read_text())
+    kept: dict[str, Any] = json.loads(record.read_text()) if record.exists() else {}
+    if "command" in kept:
         return kept
     home = out / part.home
     config = home / "config.json"
