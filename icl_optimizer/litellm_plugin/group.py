@@ -18,6 +18,7 @@ from icl_optimizer.environments.fleet.config import FleetConfig, load_fleet
 from icl_optimizer.environments.slo_scheduling_config import TASK_TYPES
 from icl_optimizer.policy import Policy
 from icl_optimizer.router.building import router_policy
+from icl_optimizer.router.choice import nearest
 from icl_optimizer.router.settings import RouterSettings
 
 HINTS = "icl_optimizer"
@@ -151,10 +152,9 @@ class DeploymentGroup:
 
     def _possible(self, decision: Decision, open_: Sequence[int]) -> int:
         """Return the decision, or the next best deployment that may be asked."""
-        if decision.action in open_:
-            return decision.action
         slots = [server.slots for server in self.fleet.servers]
-        return max(open_, key=lambda i: (decision.probabilities[i], -self.in_system[i] / slots[i]))
+        load = [queue / n for queue, n in zip(self.in_system, slots, strict=True)]
+        return nearest(decision, open_, load)
 
 
 def deployment_id(deployment: Deployment) -> str:

@@ -186,13 +186,11 @@ class Chooser:
         open_ = [i for i, can in enumerate(usable) if can and i not in tried]
         if not open_:
             raise self._nobody(tried)
-        server = decision.action
-        if server not in open_:
-            reasons.append(f"{servers[server].config.name} {self._why_not(server, tried)}")
-            server = max(
-                open_,
-                key=lambda i: (decision.probabilities[i], -queues[i] / servers[i].config.slots),
-            )
+        load = [queue / s.config.slots for queue, s in zip(queues, servers, strict=True)]
+        server = nearest(decision, open_, load)
+        if server != decision.action:
+            wanted = servers[decision.action].config.name
+            reasons.append(f"{wanted} {self._why_not(decision.action, tried)}")
         reasons.append(_words(decision, servers[server].config.name, queues[server]))
         return Choice(
             server,
@@ -236,6 +234,19 @@ class Chooser:
         wait = min(s.health.cooling_s for s in servers)
         text = "no server can be asked: all failed a moment ago"
         return RouterError(503, text, "server_error", max(wait, _SOONEST_S))
+
+
+def nearest(decision: Decision, allowed: Sequence[int], load: Sequence[float]) -> int:
+    """Return what was decided, else the next most probable server; of equals the least loaded.
+
+    Args:
+        decision: Of a policy.
+        allowed: Servers that can be asked, at least one.
+        load: Requests per slot at every server.
+    """
+    if decision.action in allowed:
+        return decision.action
+    return max(allowed, key=lambda i: (decision.probabilities[i], -load[i]))
 
 
 def _tell(wanted: Sequence[tuple[Any, asyncio.Future[Decision]]], error: Exception) -> None:
