@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icl_optimizer.ageing import Ageing
-from icl_optimizer.baselines.saving import identity, read_json, write_json
+from icl_optimizer.baselines.saving import identity, read_json, restoring, write_json
 from icl_optimizer.decision import Decision, MadeBy, Outcome, Situations
 from icl_optimizer.environments.base import BatchedEnv
 from icl_optimizer.experience import ExperiencePool
@@ -112,8 +112,9 @@ class ExploringPolicy(Policy):
     def load(self, path: str | Path) -> Self:
         """Take over what :meth:`save` wrote."""
         data = read_json(self, self.kind, path)
-        self.seed, self.num_timesteps = data["seed"], data["num_timesteps"]
-        self._restore(data)
+        with restoring(path):
+            self.seed, self.num_timesteps = data["seed"], data["num_timesteps"]
+            self._restore(data)
         return self
 
     def _state(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from icl_optimizer.baselines.saving import identity, read_json, write_json
+from icl_optimizer.baselines.saving import identity, read_json, restoring, write_json
 from icl_optimizer.columns import Column
 from icl_optimizer.decision import Outcome
 from icl_optimizer.environments.base import BatchedEnv
@@ -33,8 +33,9 @@ class _SavedForecaster(ForecastingPolicy):
     def load(self, path: str | Path) -> Self:
         """Take over what :meth:`save` wrote."""
         data = read_json(self, self.name, path)
-        self.seed, self.num_timesteps = data["seed"], data["num_timesteps"]
-        self._restore(data)
+        with restoring(path):
+            self.seed, self.num_timesteps = data["seed"], data["num_timesteps"]
+            self._restore(data)
         return self
 
     def _state(self) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,20 +62,32 @@ def read_tensors(
     return arrays, _checked(policy, kind, path, data)
 
 
+@contextmanager
+def restoring(path: str | Path) -> Iterator[None]:
+    """Name the file where what a policy is restored from is not whole."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigurationError(
+            f"saved policy '{path}' is damaged ({type(error).__name__}: {error}); "
+            "allowed: a file as it was saved."
+        ) from error
+
+
 def _checked(policy: Policy, kind: str, path: str | Path, data: Any) -> dict[str, Any]:
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise ConfigurationError(f"'{path}' is not a saved policy of this library.")
-    if data["format_version"] != FORMAT_VERSION:
+    if data.get("format_version") != FORMAT_VERSION:
         raise ConfigurationError(
-            f"saved policy '{path}' has format version {data['format_version']}; "
+            f"saved policy '{path}' has format version {data.get('format_version')}; "
             f"allowed: {FORMAT_VERSION}. Train it again with this version."
         )
     mine = identity(policy, kind)
     # a network on the nodes of a graph fits any number of them
     sizes = () if data.get("nodes") else ("labels", "keywords", "encoded_size")
     for field in ("kind", "problem", *sizes):
-        if data[field] != mine[field]:
+        if data.get(field) != mine[field]:
             raise ConfigurationError(
-                f"saved policy '{path}' has {field} {data[field]}; allowed: {mine[field]}."
+                f"saved policy '{path}' has {field} {data.get(field)}; allowed: {mine[field]}."
             )
     return data

@@ -153,7 +153,10 @@ class BatchedEnv(VectorEnv[NDArray[np.float32], Ints, NDArray[Any]]):
         Raises:
             ConfigurationError: This environment, or this parameter, cannot change while running.
         """
-        raise ConfigurationError(f"{type(self).__name__} cannot change while it is running.")
+        raise ConfigurationError(
+            f"environment '{self.problem.name}' cannot change while it is running; allowed for a "
+            "drift: one whose class has the method change, such as offloading and slo-scheduling."
+        )
 
     def action_values(self) -> Floats:
         """Return the value of every action in the present state, shape ``(E, actions)``.
@@ -163,6 +166,11 @@ class BatchedEnv(VectorEnv[NDArray[np.float32], Ints, NDArray[Any]]):
         what is to come into account.
         """
         raise ConfigurationError(f"{type(self).__name__} has no exhaustive oracle.")
+
+    @property
+    def has_oracle(self) -> bool:
+        """Whether the class knows the value of every action."""
+        return type(self).action_values is not BatchedEnv.action_values
 
     def summarise(
         self, rewards: Floats, feasible: Bools, metrics: dict[str, Floats]

@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from icl_optimizer.environments.comma_lists import Numbers
 from icl_optimizer.environments.fleet.config import DEMO, FleetConfig, load_fleet
 from icl_optimizer.environments.fleet.twin import scheduling_config
 from icl_optimizer.environments.queues.arrivals import Bursts
@@ -46,7 +47,7 @@ class LiveConfig(BaseModel):
     type_deadlines_s: dict[str, float] = Field(
         default_factory=dict, description="Deadlines of single task types that differ, seconds."
     )
-    mixed_deadlines_s: tuple[float, ...] = Field(
+    mixed_deadlines_s: Numbers = Field(
         (), description="Deadlines drawn at random for each task; they replace the others."
     )
     cancel: bool = Field(

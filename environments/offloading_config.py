@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 from functools import cache
 from importlib.resources import files
-from typing import Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from icl_optimizer.environments.comma_lists import split_commas
 from icl_optimizer.environments.inference import find_profile
 from icl_optimizer.environments.wireless import RadioConfig
 
@@ -65,7 +66,7 @@ class OffloadingConfig(BaseModel):
     inverted: bool = Field(
         False, description="Exchange what the two decisions earn, so that their names mislead."
     )
-    labels: tuple[str, str] = Field(
+    labels: Annotated[tuple[str, str], BeforeValidator(split_commas)] = Field(
         ("local", "offload"), description="Names of the two decisions, as a policy sees them."
     )
     vocabulary: Literal["paper", "open"] = Field(
@@ -88,11 +89,6 @@ class OffloadingConfig(BaseModel):
         0.1, gt=0, le=1, description="Chance per task that the backhaul changes state (congested)."
     )
     radio: RadioConfig = Field(RadioConfig(), description="The radio cell.")
-
-    @field_validator("labels", mode="before")
-    @classmethod
-    def _split_labels(cls, value: Any) -> Any:
-        return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _check_names(self) -> OffloadingConfig:

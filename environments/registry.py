@@ -366,7 +366,14 @@ def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
         *path, last = key.split(".")
         place = result
         for part in path:
-            place = place.setdefault(part, {})
+            held = place.get(part, {})
+            if not isinstance(held, Mapping):
+                raise ConfigurationError(
+                    f"setting '{key}' is given beside '{part}' = {held!r}; allowed: one of them."
+                )
+            # the caller's own mapping stays as it is
+            place[part] = dict(held)
+            place = place[part]
         place[last] = value
     return result
 

@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from icl_optimizer.environments.base import Floats, Ints
+from icl_optimizer.environments.comma_lists import Numbers, Texts
 from icl_optimizer.environments.queues.arrivals import Bursts
 from icl_optimizer.environments.slo_scheduling_servers import (
     TASK_TYPES,
@@ -36,7 +37,7 @@ class SLOSchedulingConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    models: tuple[str, ...] = Field(
+    models: Texts = Field(
         ("phi3-3.8b", "gemma2-9b", "qwen2-7b", "llama3-8b"),
         min_length=2,
         description="Served models, one queue each (Section V-A).",
@@ -61,7 +62,7 @@ class SLOSchedulingConfig(BaseModel):
     type_deadlines_s: dict[str, float] = Field(
         default_factory=dict, description="Deadlines of single task types that differ, seconds."
     )
-    mixed_deadlines_s: tuple[float, ...] = Field(
+    mixed_deadlines_s: Numbers = Field(
         (), description="Deadlines drawn at random for each task; they replace the others."
     )
     mean_tokens: dict[str, float] = Field(
@@ -72,8 +73,9 @@ class SLOSchedulingConfig(BaseModel):
             "data analysis": 560.0,
             "language": 480.0,
         },
-        description="Mean output length by task type, tokens. Assumption, see the page of the "
-        "system: scaled so that round robin meets three of four deadlines at one task per second.",
+        description="Mean output length by task type, tokens; 500 for a type that is left out. "
+        "Assumption, see the page of the system: scaled so that round robin meets three of four "
+        "deadlines at one task per second.",
     )
     length_spread: float = Field(
         0.4, ge=0, le=2, description="Log-standard deviation of a task's length. Assumption."

@@ -22,6 +22,11 @@ def read_agent(path: str | Path, kind: str = "examples") -> dict[str, Any]:
         data = json.loads(Path(path).read_text())
     except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"saved agent '{path}' cannot be read: {error}.") from error
+    if isinstance(data, dict) and data.get("format") == "icl-optimizer policy":
+        raise ConfigurationError(
+            f"'{path}' is a saved policy of kind {data.get('kind')}; allowed: a saved in-context "
+            "agent."
+        )
     if not isinstance(data, dict) or data.get("format") != "icl-optimizer agent":
         raise ConfigurationError(f"'{path}' is not a saved agent of this library.")
     if data.get("format_version") != FORMAT_VERSION:

@@ -114,7 +114,7 @@ def test_what_shapes_state_or_observation_cannot_change(
 
 
 def test_an_environment_that_cannot_change_says_so() -> None:
-    with pytest.raises(ConfigurationError, match="TinyEnv cannot change while it is running"):
+    with pytest.raises(ConfigurationError, match="cannot change while it is running"):
         TinyEnv().change(OffloadingConfig())
 
 

@@ -71,6 +71,7 @@ def compare(
     """Compare policies on an environment and write tables and a report."""
     from icl_optimizer.comparison.config import default_config
     from icl_optimizer.comparison.runner import compare as run
+    from icl_optimizer.comparison.sweep_file import folder_name
     from icl_optimizer.environments.registry import get_spec
     from icl_optimizer.report import require_plotting
     from icl_optimizer.report.loading import has_results
@@ -95,7 +96,7 @@ def compare(
     )
     access = access_options(llm_cache, replay, max_calls, max_cost, prices)
     name = get_spec(environment).name
-    folder = out or Path("runs") / f"{name}-{config.scenario.replace('=', '-')[:60]}"
+    folder = out or Path("runs") / folder_name([name, config.scenario])
     try:
         run(
             config,

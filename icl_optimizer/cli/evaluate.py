@@ -12,7 +12,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from icl_optimizer.cli.app import app, console
-from icl_optimizer.cli.options import IclOptions, Llm, Settings, pairs
+from icl_optimizer.cli.options import IclOptions, Llm, Settings, pairs, refuse_folder
 from icl_optimizer.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def record(
 
     if epsilon is not None and explore:
         raise ConfigurationError("--epsilon and --explore are both given; allowed: one of them.")
+    refuse_folder(out)
     if get_spec(environment).live:
         raise ConfigurationError(
             f"environment is '{environment}'; allowed: a simulated one. The log of real servers is "

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from icl_optimizer.cli.app import app, console
-from icl_optimizer.cli.options import IclOptions, Llm, Prompts, Settings, pairs
+from icl_optimizer.cli.options import IclOptions, Llm, Prompts, Settings, pairs, refuse_folder
 from icl_optimizer.errors import ConfigurationError, unknown_name
 
 
@@ -17,7 +17,7 @@ from icl_optimizer.errors import ConfigurationError, unknown_name
 def train(
     policy: Annotated[str, typer.Argument(help="Name of the policy.")],
     environment: Annotated[str, typer.Argument(help="Name of the environment.")],
-    out: Annotated[Path, typer.Option(help="File or folder to save the policy to.")],
+    out: Annotated[Path, typer.Option(help="File to save the policy to.")],
     interactions: Annotated[int | None, typer.Option(min=1, help="Decisions.")] = None,
     llm: Llm = "llamacpp",
     seed: Annotated[int, typer.Option(help="Seed.")] = 0,
@@ -36,6 +36,7 @@ def train(
     spec = get_policy_spec(policy)
     if not spec.learns:
         raise ConfigurationError(f"policy '{policy}' does not learn; allowed: one that does.")
+    refuse_folder(out)
     given = pairs("--set", settings)
     env = spec.training_env(environment, given)
     model = open_llm(llm) if spec.needs_llm else None

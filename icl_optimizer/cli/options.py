@@ -89,6 +89,12 @@ def pairs(option: str, items: list[str] | None) -> dict[str, Any]:
     return found
 
 
+def refuse_folder(out: Path) -> None:
+    """Raise, before any work, where a file cannot be written since it is a folder."""
+    if out.is_dir():
+        raise ConfigurationError(f"--out is '{out}', a folder; allowed: a file.")
+
+
 LISTS = ("--policies", "--only")
 """Options that several values may follow."""
 

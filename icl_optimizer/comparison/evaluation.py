@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -65,8 +66,7 @@ class Held:
         raw = self._run(policy)
         if not bounds:
             return raw
-        best, chance = self._bounds
-        raw["optimality"] = (raw["reward"] - chance) / (best - chance)
+        raw["optimality"] = optimality(raw["reward"], *self._bounds)
         return raw
 
     @property
@@ -99,8 +99,18 @@ class Held:
         summary |= agreement(np.array(actions).ravel(), np.array(best).ravel())
         limits = hindsight_bounds(self.env, self.seed)
         if limits is not None:
-            summary["hindsight_share"] = float(total[: len(limits)].sum() / limits.sum())
+            whole = limits.sum()
+            summary["hindsight_share"] = (
+                float(total[: len(limits)].sum() / whole) if whole else math.nan
+            )
         return summary
+
+
+def optimality(reward: float, best: float, chance: float) -> float:
+    """Return 1 for the oracle's reward and 0 for that of random choice; NaN if they are equal."""
+    if math.isclose(best, chance, rel_tol=1e-9, abs_tol=1e-12):
+        return math.nan
+    return (reward - chance) / (best - chance)
 
 
 def summarise(env: BatchedEnv, outcomes: Sequence[Outcome]) -> dict[str, float]:

@@ -179,6 +179,11 @@ def validate(config: ComparisonConfig, model: LanguageModel | None = None) -> No
     refuse_credentials(config.llm)
     get_spec(config.environment).config(config.settings)
     env = make(config.environment, 1, **config.settings)
+    if not get_spec(config.environment).live and not env.has_oracle:
+        raise ConfigurationError(
+            f"environment is '{config.environment}', which has no oracle to compare with; "
+            "allowed: one whose class has the method action_values."
+        )
     if config.drift_at is not None and get_spec(config.environment).live:
         raise ConfigurationError(f"drift_at is {config.drift_at}; allowed live: none.")
     if config.drift_at is not None:

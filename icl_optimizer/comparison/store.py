@@ -121,7 +121,7 @@ class RunStore:
             for seed in range(self.config.seeds):
                 file = path(policy, seed)
                 if file.exists():
-                    yield policy, json.loads(file.read_text())
+                    yield policy, _read_unit(file)
 
     def _partial_path(self, policy: str, seed: int) -> Path:
         return self.folder / "units" / f"{policy}-{seed}.stopped.json"
@@ -140,7 +140,7 @@ class RunStore:
     def _check(self, resume: bool) -> None:
         if self.folder.exists() and not self.folder.is_dir():
             raise ConfigurationError(f"'{self.folder}' is a file; allowed: a folder.")
-        if not self.folder.exists() or not any(_left(self.folder)):
+        if not self.folder.exists() or not any(left(self.folder)):
             return
         path = self.folder / "config.json"
         if not path.exists():
@@ -148,7 +148,7 @@ class RunStore:
                 f"folder '{self.folder}' is not empty and holds no comparison; "
                 "allowed: a new folder, or one written by a comparison."
             )
-        known = json.loads(path.read_text()).get("config")
+        known = read_description(path).get("config")
         if known != json.loads(self.config.model_dump_json()):
             raise ConfigurationError(
                 f"folder '{self.folder}' holds a different comparison; "
@@ -205,6 +205,22 @@ class _Told:
         }
 
 
+def read_description(path: Path) -> dict[str, Any]:
+    """Return what a run's ``config.json`` holds.
+
+    Raises:
+        ConfigurationError: It is damaged.
+    """
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        text = f"'{path}' is damaged: {error}; allowed: another --out."
+        raise ConfigurationError(text) from error
+    if not isinstance(told, dict):
+        raise ConfigurationError(f"'{path}' is damaged: no mapping; allowed: another --out.")
+    return told
+
+
 def write_json(path: Path, data: Any) -> None:
     """Write ``data``; a kill in mid-write leaves no half file."""
     write_text(path, json.dumps(data, indent=1))
@@ -217,7 +233,19 @@ def write_text(path: Path, text: str) -> None:
     os.replace(partial, path)
 
 
-def _left(folder: Path) -> Iterator[Path]:
+def _read_unit(file: Path) -> Measured:
+    try:
+        unit = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        unit = None
+    if not isinstance(unit, dict) or not unit.keys() >= {"rows", "timings", "explanation"}:
+        raise ConfigurationError(
+            f"'{file}' is damaged; delete it, and --resume runs that unit again."
+        )
+    return unit
+
+
+def left(folder: Path) -> Iterator[Path]:
     """Yield what is in a folder, without what a kill in mid-write has left."""
     return (path for path in folder.iterdir() if path.suffix != PARTIAL)
 

@@ -21,7 +21,7 @@ from icl_optimizer.comparison.runner import (
     refuse_several,
     validate,
 )
-from icl_optimizer.comparison.store import RunStore, write_json, write_text
+from icl_optimizer.comparison.store import RunStore, left, read_description, write_json, write_text
 from icl_optimizer.comparison.summary import SUMMARY_COLUMNS
 from icl_optimizer.comparison.sweep_file import Point, Sweep, points_of, read_sweep
 from icl_optimizer.comparison.tables import COLUMNS, POINT
@@ -155,7 +155,7 @@ def _prepare(folder: Path, plan: Sweep, points: Sequence[Point], resume: bool) -
     told = json.loads(plan.model_dump_json(exclude_unset=True))
     if folder.exists() and not folder.is_dir():
         raise ConfigurationError(f"'{folder}' is a file; allowed: a folder.")
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and any(left(folder)):
         _refuse_others(folder, told, resume)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(
@@ -178,7 +178,7 @@ def _refuse_others(folder: Path, told: dict[str, Any], resume: bool) -> None:
             f"folder '{folder}' is not empty and holds no sweep; "
             "allowed: a new folder, or one written by the same sweep."
         )
-    if json.loads(path.read_text()).get("sweep") != told:
+    if read_description(path).get("sweep") != told:
         raise ConfigurationError(
             f"folder '{folder}' holds something else; allowed: the same sweep, or another --out."
         )

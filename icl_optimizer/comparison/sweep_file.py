@@ -142,13 +142,15 @@ def _varied(system: System) -> Iterator[dict[str, Any]]:
     for key, values in system.grid.items():
         if not values:
             raise ConfigurationError(f"grid.{key} is []; allowed: at least one value.")
+    if "points" in system.model_fields_set and not system.points:
+        raise ConfigurationError("points is []; allowed: at least one point.")
     for point in system.points or ({},):
         for combination in itertools.product(*system.grid.values()):
             yield {**point, **dict(zip(system.grid, combination, strict=True))}
 
 
 def _checked_name(parts: list[str]) -> str:
-    name = _folder_name(parts)
+    name = folder_name(parts)
     if not name or name in RESERVED:
         raise ConfigurationError(
             f"name of a system is '{parts[0]}', whose folder would be '{name}'; allowed: a name "
@@ -157,7 +159,8 @@ def _checked_name(parts: list[str]) -> str:
     return name
 
 
-def _folder_name(parts: list[str]) -> str:
+def folder_name(parts: list[str]) -> str:
+    """Return the name of one folder, with ASCII letters, digits and few other characters."""
     name = re.sub(r"[^A-Za-z0-9._+-]+", "-", "-".join(parts)).strip("-.")
     if len(name) <= LONGEST_NAME:
         return name

@@ -46,10 +46,7 @@ class ResultsTable:
         """
         self.folder = Path(folder)
         self.path = self.folder / "results.csv"
-        if not self.path.is_file():
-            raise ConfigurationError(
-                f"'{self.folder}' is not the folder of a comparison: {self.path.name} is missing."
-            )
+        require(self.path)
         parquet = self.path.with_suffix(".parquet")
         self._parquet = parquet if parquet.is_file() and find_spec("pyarrow") else None
         self.columns = self._header()
@@ -121,12 +118,19 @@ class ResultsTable:
 
     def _header(self) -> list[str]:
         if self._parquet is not None:
+            import pyarrow as pa
             import pyarrow.parquet as pq
 
-            return list(pq.read_schema(self._parquet).names)
+            try:
+                return list(pq.read_schema(self._parquet).names)
+            except pa.ArrowException as error:
+                raise ConfigurationError(
+                    f"'{self._parquet}' is damaged ({error}); delete it, and {self.path.name} "
+                    "beside it is read."
+                ) from error
         try:
             return list(pd.read_csv(self.path, nrows=0).columns)
-        except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
+        except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
             raise ConfigurationError(f"{self.path} is not a table: {error}.") from error
 
     def _parts(
@@ -135,6 +139,19 @@ class ResultsTable:
         if self._parquet is not None:
             return _from_parquet(self._parquet, columns, filters)
         return _from_csv(self.path, columns, filters)
+
+
+def require(path: Path) -> None:
+    """Raise where a file of a run's folder is missing; say what helps."""
+    if path.is_file():
+        return
+    if path.name != "config.json" and path.with_name("config.json").is_file():
+        raise ConfigurationError(
+            f"'{path.parent}' is unfinished, {path.name} is missing: go on with --resume."
+        )
+    raise ConfigurationError(
+        f"'{path.parent}' is not the folder of a comparison: {path.name} is missing."
+    )
 
 
 def _from_parquet(
@@ -172,7 +189,7 @@ def _from_csv(
 
 def _name_the_cell(path: Path, columns: Sequence[str]) -> None:
     """Raise for the first cell that is no number where one has to be."""
-    with suppress(pd.errors.ParserError), _chunks(path, dtype=str) as reader:
+    with suppress(pd.errors.ParserError, UnicodeDecodeError), _chunks(path, dtype=str) as reader:
         for chunk in reader:
             for name in (n for n in columns if n in (*WHOLE, *REAL)):
                 cells = chunk[name]

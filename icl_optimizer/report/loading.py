@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from icl_optimizer.comparison.tables import KEYS, ResultsTable
+from icl_optimizer.comparison.tables import KEYS, ResultsTable, require
 from icl_optimizer.errors import ConfigurationError
 
 SUMMARY_COLUMNS = (*KEYS, "metric", "mean", "ci_low", "ci_high", "n")
@@ -201,16 +201,9 @@ def parse_scenario(name: str) -> dict[str, str]:
     return dict(part.split("=", 1) for part in name.split(";") if "=" in part)
 
 
-def _require(path: Path) -> None:
-    if not path.is_file():
-        raise ConfigurationError(
-            f"'{path.parent}' is not the folder of a comparison: {path.name} is missing."
-        )
-
-
 def read_json(path: Path, model: type[Model]) -> Model:
     """Return the file as ``model``; an error names the field that does not fit."""
-    _require(path)
+    require(path)
     try:
         return model.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except ValidationError as error:
@@ -222,10 +215,10 @@ def read_json(path: Path, model: type[Model]) -> Model:
 
 
 def _read_csv(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
-    _require(path)
+    require(path)
     try:
         data = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} is not a table: {error}.") from error
     missing = [name for name in columns if name not in data.columns]
     if missing:

@@ -21,6 +21,7 @@ from icl_optimizer.report.palette import Entry, Palette
 from icl_optimizer.report.reliability import ranked, shared_scores
 from icl_optimizer.report.spec import Axis, Bar, Figure, Panel, Rule
 from icl_optimizer.report.summary import COSTS, Table
+from icl_optimizer.report.sweep_loading import is_sweep
 from icl_optimizer.report.verdict import verdict
 from icl_optimizer.report.writing import write_page
 
@@ -61,6 +62,14 @@ def write_side_by_side(folders: Sequence[str | Path], out: str | Path | None = N
         ConfigurationError: A folder is not of a comparison, or they cannot be compared; nothing is
             written.
     """
+    for folder in folders:
+        if is_sweep(folder):
+            raise ConfigurationError(
+                f"'{folder}' holds a sweep; side by side takes folders of comparisons, such as "
+                "those of a sweep's points in it."
+            )
+    if out is not None and Path(out).is_dir():
+        raise ConfigurationError(f"--out is '{out}', a folder; allowed: an HTML file.")
     runs = [load_run(folder) for folder in folders]
     metric = check_comparable(runs)
     n = common_step(runs, metric)

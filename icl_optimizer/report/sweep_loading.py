@@ -92,10 +92,15 @@ def load_sweep(folder: str | Path) -> SweepRun:
         split="eval",
         metric=METRIC,
     )
-    rows = rows[rows["value"].notna()]
     if rows.empty:
         raise ConfigurationError(
             f"'{path}' has no {METRIC} yet; allowed: a sweep of which one unit has finished."
+        )
+    rows = rows[rows["value"].notna()]
+    if rows.empty:
+        raise ConfigurationError(
+            f"'{path}' has no {METRIC}: at every point the oracle earns what random choice does; "
+            "allowed: settings with which decisions matter at one point or more."
         )
     names = _strata(config.points)
     done = set(map(str, rows["point"].unique()))
