@@ -45,7 +45,7 @@ class BalancingPlan:
     train: bool = False
     generalise: bool = True
     ablation_seeds: int = 3
-    ablation_interactions: int = 200_000
+    ablation_interactions: int = 400_000
     llm: str = "llamacpp"
     settings: Mapping[str, Any] = field(default_factory=dict)
     jobs: int = 1
