@@ -16,7 +16,7 @@ from icl_optimizer.studies.tables import markdown
 INTRODUCTION = """\
 # Reproduction
 
-What the five papers report beside what comes out here, all in one run of
+What the five papers report beside what comes out here, all of it by
 
 ```bash
 make reproduce
@@ -29,7 +29,7 @@ kept in `runs/reproduction`, and a part that was killed goes on where it was.
 writes this page from what there is. What stands here comes from `benchmarks/reproduction/`, a JSON
 file about each part and a CSV file for each table; every result in the
 [README](../README.md#results) is found in it, which a test checks. Parts without minutes were run
-apart, with the same commands; routing and splitting in pieces with the plan and seeds of the study.
+by hand, with the same commands; splitting in pieces with the plan and seeds of the study.
 
 Means and, in brackets, 95 % bootstrap intervals over seeds; one value alone where all agree."""
 SECONDS_PER_MINUTE = 60
