@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -296,14 +295,3 @@ def test_a_model_that_does_not_answer_is_met_before_any_unit(
             access=GuardOptions(retry={"attempts": 1}),
         )
     assert not list((tmp_path / "run" / "units").glob("*"))
-
-
-def test_where_no_cluster_listens_nobody_waits(tmp_path: Path) -> None:
-    pytest.importorskip("ray")
-    with socket.socket() as taken:
-        # bound, and nobody listens
-        taken.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
-        engine = RayCluster(address)
-        with pytest.raises(ConfigurationError, match=rf"'{address}', and nothing listens there"):
-            list(engine.run(works("random")))
