@@ -18,7 +18,7 @@ import psutil
 import pytest
 import tiny_runners
 from loopback import Reply, serve
-from tiny_runners import failing, killing
+from tiny_runners import failing, growing, killing
 
 from icl_optimizer.comparison.config import ComparisonConfig
 from icl_optimizer.comparison.engines import ATTEMPTS, Engine, Processes, RayCluster
@@ -112,6 +112,13 @@ def test_the_embedded_model_gives_the_same_files_everywhere(tmp_path: Path, clus
     )
     assert here == two
     assert here == far
+
+
+@pytest.mark.slow
+def test_a_process_that_has_grown_goes_on(recwarn: pytest.WarningsRecorder) -> None:
+    ran = list(Processes(1, growing).run(works("bandit", "random")[:3]))
+    assert len({str(one.result.explanation) for one in ran}) == 1
+    assert not recwarn.list
 
 
 def test_a_lost_process_takes_its_unit_alone(tmp_path: Path) -> None:

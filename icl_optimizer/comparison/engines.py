@@ -7,6 +7,7 @@ not depend on the engine.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -180,7 +181,7 @@ class _Worker:
         # threads of processes that share the cores sleep while they wait
         env = {"OMP_NUM_THREADS": self._threads, "OMP_WAIT_POLICY": "PASSIVE"}
         return ProcessPoolExecutor(
-            max_workers=1, env=env, initializer=end_with, initargs=(os.getpid(),)
+            max_workers=1, env=env, initializer=begin_worker, initargs=(os.getpid(),)
         )
 
     def check(self, works: list[Work]) -> None:
@@ -206,6 +207,15 @@ class _Worker:
 
     def stop(self) -> None:
         self._pool.shutdown(kill_workers=True)
+
+
+def begin_worker(parent: int) -> None:
+    """Prepare a worker process of ``parent``."""
+    from joblib.externals.loky import process_executor
+
+    # it ends a process that has grown, and warns of a leak; ours have loaded a language model
+    process_executor._MAX_MEMORY_LEAK_SIZE = sys.maxsize
+    end_with(parent)
 
 
 def end_with(parent: int) -> None:
