@@ -20,7 +20,7 @@ from icl_optimizer.comparison.unit import Unit, UnitResult
 from icl_optimizer.comparison.work import (
     Bench,
     Work,
-    check_all,
+    check_work,
     limited_threads,
     run_work,
     to_check,
@@ -35,7 +35,6 @@ WATCH_S = 0.5
 
 Outcome = tuple[UnitResult, Exception | None]
 Runner = Callable[[Work], Outcome]
-T = TypeVar("T")
 R = TypeVar("R")
 
 
@@ -145,8 +144,8 @@ class Processes:
         running: dict[Future[Outcome], tuple[int, Work, _Worker]] = {}
         workers = [_Worker(work.config.threads) for work in works[: self._jobs]]
         try:
-            if asking := to_check(works):
-                workers[0].check(asking)
+            for work in to_check(works):
+                workers[0].checked(work)
             for worker, (index, work) in zip(workers, waiting, strict=False):
                 running[worker.start(self._runner, work)] = index, work, worker
             while running:
@@ -184,25 +183,25 @@ class _Worker:
             max_workers=1, env=env, initializer=begin_worker, initargs=(os.getpid(),)
         )
 
-    def check(self, works: list[Work]) -> None:
-        """Check what the units need before any of them runs."""
-        try:
-            self._pool.submit(check_all, works).result()
-        except BrokenProcessPool as error:
-            raise lost(works[0], times=1) from error
+    def checked(self, work: Work) -> None:
+        """Wait until the model of ``work`` was asked what it can do."""
+        future = self.start(check_work, work)
+        while isinstance(future.exception(), BrokenProcessPool):
+            future = self.again(check_work, work)
+        future.result()
 
-    def start(self, runner: Runner, work: Work) -> Future[Outcome]:
+    def start(self, runner: Callable[[Work], R], work: Work) -> Future[R]:
         self._lost = 0
-        future: Future[Outcome] = self._pool.submit(runner, work)
+        future: Future[R] = self._pool.submit(runner, work)
         return future
 
-    def again(self, runner: Runner, work: Work) -> Future[Outcome]:
+    def again(self, runner: Callable[[Work], R], work: Work) -> Future[R]:
         self._lost += 1
         if self._lost == ATTEMPTS:
             raise lost(work)
         self._pool.shutdown(kill_workers=True)
         self._pool = self._new()
-        future: Future[Outcome] = self._pool.submit(runner, work)
+        future: Future[R] = self._pool.submit(runner, work)
         return future
 
     def stop(self) -> None:
@@ -229,11 +228,10 @@ def end_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def lost(work: Work, times: int = ATTEMPTS) -> WorkerError:
+def lost(work: Work) -> WorkerError:
     """Return the error for a unit whose worker never comes back."""
-    count = "once" if times == 1 else f"{times} times"
     return WorkerError(
-        f"{work}: its worker process was lost {count}, as happens where memory runs out; "
+        f"{work}: its worker process was lost {ATTEMPTS} times, as happens where memory runs out; "
         "finished units are kept, and fewer --jobs need less memory."
     )
 
@@ -273,9 +271,14 @@ class RayCluster:
         ) as ray:
             _check_cores(ray, threads)
             call = ray.remote(max_retries=ATTEMPTS - 1)(_there)
-            if asking := to_check(works):
-                first = call.options(num_cpus=threads, name="checks")
-                _fetched(ray, first.remote(check_all, asking, os.getcwd()), asking[0])
+
+            def sent(runner: Callable[[Work], object], work: Work) -> Any:
+                # each unit has as many cores as it has threads
+                sized = call.options(num_cpus=work.config.threads, name=str(work))
+                return sized.remote(runner, work, os.getcwd())
+
+            for work in to_check(works):
+                _fetched(ray, sent(check_work, work), work)
             running: dict[Any, tuple[int, Work]] = {}
             waiting = iter(longest_first(works))
             # what waits at the cluster is there at once when a core is free
@@ -283,10 +286,7 @@ class RayCluster:
 
             def fill() -> None:
                 for index, work in _first(waiting, room - len(running)):
-                    # each unit has as many cores as it has threads
-                    sized = call.options(num_cpus=work.config.threads, name=str(work))
-                    reference = sized.remote(self._runner, work, os.getcwd())
-                    running[reference] = index, work
+                    running[sent(self._runner, work)] = index, work
 
             fill()
             while running:
@@ -326,8 +326,8 @@ def _check_cores(ray: Any, threads: int) -> None:
         )
 
 
-def _there(runner: Callable[[T], R], work: T, folder: str) -> R:
-    """Run a unit, or check some, in a worker of a cluster; in the driver's folder, if it has it."""
+def _there(runner: Callable[[Work], R], work: Work, folder: str) -> R:
+    """Run or check a unit in a worker of a cluster; in the driver's folder, if it has it."""
     if os.path.isdir(folder):
         os.chdir(folder)
     return runner(work)

@@ -146,11 +146,10 @@ def to_check(works: Sequence[Work]) -> list[Work]:
     return list(first.values())
 
 
-def check_all(works: Sequence[Work]) -> None:
-    """Ask the models of ``works`` in a worker process what they can do, see :meth:`Bench.check`."""
-    for work in works:
-        with limited_threads(work.config.threads):
-            _bench.check(work)
+def check_work(work: Work) -> None:
+    """Ask the model of a unit in a worker process what it can do, see :meth:`Bench.check`."""
+    with limited_threads(work.config.threads):
+        _bench.check(work)
 
 
 @contextmanager
